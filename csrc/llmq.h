@@ -1,0 +1,148 @@
+/* llmq.h: what the C rooms share. Types and codecs, the packed weight, the kernel table, the pool, the tape.
+ *
+ * Nothing here prints, aborts or exits: functions return an llmq_status and the Cython layer raises. Nothing here is global
+ * except the kernel table (chosen once from CPUID/XCR0) and the thread pools that callers own. */
+#ifndef LLMQ_H
+#define LLMQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum llmq_status {
+    LLMQ_OK = 0,
+    LLMQ_ERR_ARG = 1,       /* an argument out of its documented range */
+    LLMQ_ERR_NOMEM = 2,
+    LLMQ_ERR_NONFINITE = 3, /* NaN or Inf where a finite number is needed */
+    LLMQ_ERR_CANCELLED = 4,
+    LLMQ_ERR_UNSUPPORTED = 5,
+} llmq_status;
+
+/* ---- types and codecs (csrc/formats/) ------------------------------------------------------------------------------- */
+
+enum llmq_type {
+#define TYPE(name, id, block, bytes) LLMQ_##name = id,
+#include "types.def"
+#undef TYPE
+};
+
+enum { LLMQ_MAX_BLOCK = 256 };
+
+/* Every quantized type is, at run time, integers with scales:
+ *
+ *     w[i] = d * sc[i / group] * (q[i] - off)  -  dmin * m[i / group]
+ *
+ * q in 0..255 (as stored, or looked up in the type's codebook and shifted by off to be unsigned), sc in -128..127, m in 0..255. Types
+ * with one scale per block have sc = 1 (and m = 1 when they have a minimum; Q4_1's "+ m" is dmin = -m). Multiplying the float32
+ * values in exactly this order gives the dequantized value to within float rounding; `dequantize` is the bit-exact definition. */
+typedef struct llmq_levels {
+    uint8_t q[LLMQ_MAX_BLOCK];
+    int8_t sc[LLMQ_MAX_BLOCK / 16];
+    uint8_t m[LLMQ_MAX_BLOCK / 16];
+    float d, dmin;
+} llmq_levels;
+
+typedef struct llmq_codec {
+    int32_t type;                   /* id in the file */
+    const char *name;
+    int32_t block, bytes;           /* weights and bytes per block */
+    int32_t bits, group, off;       /* of llmq_levels; bits is the width of q (8 after a codebook); 0 for float types */
+    int32_t has_min, has_scales;    /* m/dmin used; sc/m differ between groups (the 256-weight types) */
+    const int8_t *codebook;         /* 16 signed levels for IQ4_*: q = codebook[nibble] + 128, off = 128; else NULL */
+    /* n weights, n % block == 0; any alignment; src and dst must not overlap */
+    void (*dequantize)(const void *src, float *dst, int64_t n);
+    /* weight: n importances >= 0, or NULL. LLMQ_ERR_NONFINITE leaves dst unspecified. Deterministic. */
+    llmq_status (*quantize)(const float *src, void *dst, int64_t n, const float *weight);
+    void (*levels)(const void *block, llmq_levels *out); /* one block; NULL for float types */
+    int (*check)(const void *src, int64_t n);            /* 1 when every scale is finite */
+} llmq_codec;
+
+const llmq_codec *llmq_codec_of(int32_t type); /* NULL for an unknown id */
+
+/* ---- thread pool (csrc/threads.c) ------------------------------------------------------------------------------------ */
+
+typedef struct llmq_pool llmq_pool;
+typedef void (*llmq_task)(void *arg, int tid, int nth);
+
+llmq_pool *llmq_pool_new(int n_threads);                     /* NULL when out of memory; the caller is thread 0 */
+void llmq_pool_free(llmq_pool *);
+int llmq_pool_threads(const llmq_pool *);
+void llmq_pool_run(llmq_pool *, llmq_task, void *arg);       /* every thread runs task(arg, tid, nth); returns when all are done */
+void llmq_pool_barrier(llmq_pool *, int tid);                /* inside a task: all threads wait for each other */
+
+/* ---- packed weights and matmul (csrc/pack.c, csrc/ops/matmul.c, csrc/isa/) --------------------------------------------- */
+
+/* A weight matrix W[n][k] as the kernels read it: strips of 16 rows, each strip the planes one after another. See pack.c. */
+enum { LLMQ_STRIP = 16, LLMQ_MAX_PLANES = 6 };
+typedef struct llmq_packed {
+    int32_t type;
+    int64_t n, k;                       /* rows (outputs), columns (inputs) of one matrix */
+    int64_t experts;                    /* 1, or the number of matrices of a MoE tensor, one after another */
+    int64_t strips, strip_bytes;        /* per matrix; rows past n are zeros */
+    int64_t plane[LLMQ_MAX_PLANES];     /* byte offset of each plane in a strip, a multiple of 64 */
+    uint8_t *data;                      /* 64-byte aligned; owned by the caller */
+} llmq_packed;
+
+llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts); /* fills all but data */
+/* thread's share of packing from file rows (n*experts rows of k weights) */
+void llmq_pack(const llmq_packed *, const void *rows, int tid, int nth);
+void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst);             /* dequantized, equal to the codec */
+
+/* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two steps with a barrier between, each run by every thread of the pool:
+ * prepare converts the activations (8-bit integers per 32, or bf16 tiles, as the path for (type, m, ISA) wants them) into scratch;
+ * run takes strips from *next (an atomic counter that is 0 at the start) until none is left. */
+int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth);  /* bytes of 64-byte aligned scratch */
+int llmq_matmul_kind(const llmq_packed *, int64_t m);                  /* equal kinds and equal k share one prepared x */
+void llmq_matmul_prepare(const llmq_packed *, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth);
+void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
+                     float *out, int64_t ldo, int64_t *next, int tid, int nth);
+
+/* ---- the kernel table (csrc/cpu.c, csrc/isa/) -------------------------------------------------------------------------- */
+
+/* Levels are a ladder; each includes those below it. */
+typedef enum llmq_isa {
+    LLMQ_ISA_SCALAR = 0,
+    LLMQ_ISA_NEON,          /* aarch64 with dotprod */
+    LLMQ_ISA_AVX2,          /* AVX2 + FMA + F16C */
+    LLMQ_ISA_AVX512,        /* AVX-512 F/BW/VL/DQ */
+    LLMQ_ISA_AVX512VNNI,    /* + VNNI */
+    LLMQ_ISA_AVX512BF16,    /* + BF16 */
+    LLMQ_ISA_AMX,           /* + AMX tile, int8, bf16, granted by the kernel */
+    LLMQ_ISA_COUNT
+} llmq_isa;
+
+const char *llmq_isa_name(llmq_isa);
+llmq_isa llmq_isa_found(void);              /* best level of this CPU and OS that this build has bodies for */
+llmq_isa llmq_isa_used(void);
+llmq_status llmq_isa_use(llmq_isa);         /* LLMQ_ERR_UNSUPPORTED above found; not while kernels run */
+
+/* ---- the tape (csrc/engine.c; built and verified by llmq/graph) --------------------------------------------------------- */
+
+enum llmq_op_kind {
+#define OP(name, a, b, w, state, doc) LLMQ_OP_##name,
+#include "ops.def"
+#undef OP
+    LLMQ_OP_COUNT
+};
+
+typedef struct llmq_op {
+    int32_t kind, out, a, b, w0, w1, slot, reserved;
+    int32_t i[8];
+    float f[4];
+} llmq_op;
+
+typedef struct llmq_value {
+    int32_t width;              /* columns */
+    int32_t tail;               /* 1: after ROWS, only the output rows */
+    int64_t offset;             /* arena offset in floats per token, from the memory plan; values alive together do not overlap */
+} llmq_value;
+
+/* a weight as an op sees it: packed for MATMUL, plain float32 for norms, biases and tables, file rows for EMBED */
+typedef struct llmq_weight {
+    llmq_packed packed;         /* packed.data != NULL for MATMUL */
+    const float *f32;           /* != NULL for vectors */
+    const void *rows;           /* != NULL for EMBED: file bytes */
+    int32_t type;               /* of rows */
+    int64_t n, k;
+} llmq_weight;
+
+#endif

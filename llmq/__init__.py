@@ -1,0 +1,1 @@
+"""llmq: quantize and run large language models on the CPU."""

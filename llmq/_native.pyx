@@ -1,0 +1,12 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True
+"""The C core as Python sees it: buffers in, a call without the GIL, an error code turned into an exception.
+
+One part per room of csrc/, in llmq/native/*.pxi.
+"""
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
+
+import numpy as np
+
+include "native/core.pxi"
+include "native/codecs.pxi"

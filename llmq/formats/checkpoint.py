@@ -1,0 +1,69 @@
+"""A model's files as one thing: GGUF metadata and GGUF-named tensors, whatever the files are.
+
+A Hugging Face folder is presented exactly as the GGUF that would be written from it (same keys, same tensor names, same row order),
+so that architectures, the quantizer and the tokenizer have one source to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.quant.types import QuantType
+
+__all__ = ["Checkpoint", "MetaValue", "Tensor"]
+
+MetaValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str] | npt.NDArray[np.generic]
+"""A GGUF value. Numeric arrays are NumPy arrays of the file's element type; string arrays are lists."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor. `shape` is row-major (rows, columns), the reverse of GGUF's dims; `offset` is its first byte in `path`."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: QuantType
+    read: Callable[[], npt.NDArray[np.uint8]] = field(repr=False)
+    path: str = ""
+    offset: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.type.nbytes(int(np.prod(self.shape)))
+
+    def raw(self) -> npt.NDArray[np.uint8]:
+        """The bytes, uint8 (nbytes,): a read-only view of the mapped file where nothing had to be rearranged."""
+        return self.read()
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """The dequantized values, float32 of `shape`."""
+        from llmq.quant.rows import dequantize  # noqa: PLC0415 - keeps the formats importable without the codecs
+
+        return dequantize(self.raw(), self.type, self.shape)
+
+
+@dataclass
+class Checkpoint:
+    """`metadata` has GGUF keys (general.architecture, llama.block_count, tokenizer.ggml.tokens, …); `types` the GGUF value type of each
+    key where it matters for writing. Close it (or use `with`) to unmap the files."""
+
+    path: Path
+    metadata: dict[str, MetaValue]
+    tensors: dict[str, Tensor]
+    on_close: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def close(self) -> None:
+        self.tensors = {}
+        self.on_close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
