@@ -1,8 +1,8 @@
 """Build of llmq: every file of csrc/ into llmq._native, the tokenizer into llmq._text.
 
-Plain setuptools, with two additions: a body for one instruction set (csrc/isa/NAME_*.c) is compiled with the flags of its set and no
-other file is (the wheel must run on every x86-64 machine), and object files are compiled in parallel and kept while nothing they
-include has changed.
+Plain setuptools, with two additions: a body for one instruction set (csrc/isa/NAME_*.c) is compiled with the flags of
+its set and no other file is (the wheel must run on every x86-64 machine), and object files are compiled in parallel and
+kept while nothing they include has changed.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ llmq is C at heart and needs a C11 compiler (GCC 9+ or Clang 10+) to be built fr
 program. Install one (Debian/Ubuntu: apt-get install gcc; Fedora: dnf install gcc; macOS: xcode-select --install) or set CC, and
 run the same command again."""
 NO_PLATFORM = """
-llmq supports Linux and macOS on 64-bit little-endian x86-64 and aarch64; this is {system} on {machine}. On Windows, use WSL 2."""
+llmq supports Linux and macOS on 64-bit little-endian x86-64 and aarch64; this is {system} on {machine}. On Windows,
+use WSL 2."""
 
 
 class BuildFailed(SystemExit):
     """Ends the installation with a sentence that says what to do."""
 
 
-class build_llmq(build_ext):
+class BuildLlmq(build_ext):
     def build_extensions(self) -> None:
         self.parallel = None  # the C files are what takes time, and compile_all sees to them
         if os.name != "posix" or sys.byteorder != "little" or sys.maxsize < 2**32:
@@ -121,4 +122,4 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": build_llmq})
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildLlmq})
