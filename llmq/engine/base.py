@@ -1,0 +1,93 @@
+"""What every engine offers: sequences of tokens whose state it keeps, and one forward pass over a batch of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Batch", "Engine", "check_batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass over tokens of one or many sequences.
+
+    Token t is `tokens[t]` at `positions[t]` of the sequence `sequences[t]` (all int32, shape (n,), n >= 1). The positions of one
+    sequence are consecutive and start at its current length; tokens of different sequences may be mixed in any order. `outputs`,
+    int32 (n_out,), are the indexes t whose logits are wanted, ascending; it may be empty.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+    sequences: npt.NDArray[np.int32]
+    outputs: npt.NDArray[np.int32]
+
+
+class Engine(Protocol):
+    """A model that is ready to run. `n_vocab` is the width of the logits, `n_ctx` the number of positions of every sequence.
+
+    Not for concurrent use: callers take turns. A sequence id that `new_sequence` or `fork` did not give, or that was freed, is a
+    ValueError."""
+
+    n_vocab: int
+    n_ctx: int
+
+    def new_sequence(self) -> int:
+        """The id of a new, empty sequence."""
+
+    def length(self, seq: int) -> int:
+        """The number of tokens the sequence holds, 0..n_ctx."""
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Forget the tokens at positions >= length."""
+
+    def fork(self, seq: int, length: int) -> int:
+        """A new sequence that starts as the first `length` tokens of `seq`; the two are independent from then on."""
+
+    def free_sequence(self, seq: int) -> None:
+        """Forget the sequence and its id."""
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Append the batch to its sequences; the logits of its outputs, float32 (n_out, n_vocab).
+
+        ValueError for a batch that breaks the rules of `Batch`, `Cancelled` or KeyboardInterrupt when stopped: then every sequence
+        is as long as it was before."""
+
+    def close(self) -> None:
+        """Release everything; closing twice is allowed, any other use afterwards is `ModelClosedError`."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def check_batch(batch: Batch, lengths: dict[int, int], n_vocab: int, n_ctx: int) -> None:
+    """Raise ValueError unless the batch keeps the rules of `Batch`. `lengths` maps every live sequence to its length."""
+    n = len(batch.tokens)
+    for name in ("tokens", "positions", "sequences", "outputs"):
+        array = getattr(batch, name)
+        if array.dtype != np.int32 or array.ndim != 1:
+            raise ValueError(f"batch.{name}: int32 of one dimension expected, found {array.dtype} of shape {array.shape}")
+        if name != "outputs" and len(array) != n:
+            raise ValueError(f"batch.{name}: {n} entries expected, found {len(array)}")
+    if n == 0:
+        raise ValueError("batch: at least one token is needed")
+    bad = np.flatnonzero((batch.tokens < 0) | (batch.tokens >= n_vocab))
+    if len(bad):
+        raise ValueError(f"batch.tokens: ids 0..{n_vocab - 1} expected, found {batch.tokens[bad[0]]} at index {bad[0]}")
+    out = batch.outputs
+    if len(out) and (out[0] < 0 or out[-1] >= n or (np.diff(out) <= 0).any()):
+        raise ValueError(f"batch.outputs: ascending token indexes 0..{n - 1} expected")
+    for seq in np.unique(batch.sequences).tolist():
+        if seq not in lengths:
+            raise ValueError(f"batch.sequences: no sequence has the id {seq}")
+        found = batch.positions[batch.sequences == seq]
+        start = lengths[seq]
+        if start + len(found) > n_ctx:
+            raise ValueError(f"sequence {seq}: {start} + {len(found)} tokens do not fit into a context of {n_ctx}")
+        if not np.array_equal(found, np.arange(start, start + len(found), dtype=np.int32)):
+            raise ValueError(f"sequence {seq}: positions counting up from {start} expected, found {found[:4].tolist()}…")
