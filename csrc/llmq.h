@@ -25,7 +25,13 @@ enum llmq_type {
 #undef TYPE
 };
 
-enum { LLMQ_MAX_BLOCK = 256 };
+/* LLMQ_BLOCK_x and LLMQ_BYTES_x: weights and bytes per block of each type */
+enum {
+#define TYPE(name, id, block, bytes) LLMQ_BLOCK_##name = block, LLMQ_BYTES_##name = bytes,
+#include "types.def"
+#undef TYPE
+    LLMQ_MAX_BLOCK = 256,
+};
 
 /* Every quantized type is, at run time, integers with scales:
  *
@@ -57,6 +63,12 @@ typedef struct llmq_codec {
 } llmq_codec;
 
 const llmq_codec *llmq_codec_of(int32_t type); /* NULL for an unknown id */
+
+/* The product that every matmul kernel computes, its definition in formats/dot.c. Activations x of k columns (k % 32 == 0) as
+ * q int8 [k], dx float [k / 32], sum int16 [k / 16]; row: k weights of a quantized type. The second form is for F32, F16 and BF16. */
+void llmq_quantize_x8(const float *x, int64_t k, int8_t *q, float *dx, int16_t *sum);
+float llmq_dot(const llmq_codec *, const void *row, const int8_t *q, const float *dx, const int16_t *sum, int64_t k);
+float llmq_dot_float(const llmq_codec *, const void *row, const float *x, int64_t k);
 
 /* ---- thread pool (csrc/threads.c) ------------------------------------------------------------------------------------ */
 

@@ -48,9 +48,17 @@ if TYPE_CHECKING:
         F16 = 1
         BF16 = 30
         Q4_0 = 2
+        Q4_1 = 3
+        Q5_0 = 6
+        Q5_1 = 7
         Q8_0 = 8
+        Q2_K = 10
+        Q3_K = 11
         Q4_K = 12
+        Q5_K = 13
         Q6_K = 14
+        IQ4_NL = 20
+        IQ4_XS = 23
 else:
     QuantType = _TypeFacts("QuantType", {name: number for name, number, _, _ in _native.tensor_types()})
 

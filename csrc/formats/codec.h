@@ -1,0 +1,52 @@
+/* codec.h: what the codecs of csrc/formats/ share. A block in a file has no alignment, so the block structs hold bytes only. */
+#ifndef LLMQ_FORMATS_CODEC_H
+#define LLMQ_FORMATS_CODEC_H
+
+#include "formats/half.h"
+#include "llmq.h"
+
+/* The fields of a codec that types.def knows, and the check that the struct that draws the block has its size. */
+#define LLMQ_CODEC(T) .type = LLMQ_##T, .name = #T, .block = LLMQ_BLOCK_##T, .bytes = LLMQ_BYTES_##T
+#define LLMQ_CHECK_BLOCK(T, block_struct) _Static_assert(sizeof(block_struct) == LLMQ_BYTES_##T, #T " block size")
+
+static inline uint16_t llmq_load_u16(const uint8_t p[2]) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static inline void llmq_store_u16(uint8_t p[2], uint16_t v) {
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
+static inline float llmq_load_f16(const uint8_t p[2]) {
+    return llmq_f16_to_f32(llmq_load_u16(p));
+}
+
+/* 1 when the binary16 numbers at p, p + stride, … (n of them) are all finite. */
+static inline int llmq_finite_f16(const uint8_t *p, int64_t n, int64_t stride) {
+    for (int64_t i = 0; i < n; i++) {
+        if ((p[i * stride + 1] & 0x7c) == 0x7c) return 0;
+    }
+    return 1;
+}
+
+/* 1 when x[0..n) holds neither NaN nor infinity. */
+static inline int llmq_finite_f32(const float *x, int64_t n) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) bad |= (llmq_f32_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
+    return !bad;
+}
+
+/* The 4-bit levels of a block of 32: byte l holds weight l in its low and weight l + 16 in its high nibble. */
+static inline void llmq_unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {
+    for (int l = 0; l < 16; l++) {
+        q[l] = qs[l] & 15;
+        q[l + 16] = qs[l] >> 4;
+    }
+}
+
+static inline void llmq_pack_nibbles(const uint8_t q[32], uint8_t qs[16]) {
+    for (int l = 0; l < 16; l++) qs[l] = (uint8_t)(q[l] | q[l + 16] << 4);
+}
+
+#endif

@@ -1,0 +1,57 @@
+/* q8_0.c: 32 weights of 8 bits with one scale.
+ *
+ *     w[i] = d * q[i],  q in -127..127
+ *
+ *     byte  0..1   d, binary16
+ *     byte  2..33  q[0..31], int8
+ */
+#include <math.h>
+
+#include "formats/codec.h"
+
+typedef struct {
+    uint8_t d[2];
+    int8_t q[32];
+} block_q8_0;
+LLMQ_CHECK_BLOCK(Q8_0, block_q8_0);
+
+static void q8_0_dequantize(const void *src, float *dst, int64_t n) {
+    const block_q8_0 *b = src;
+    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
+        const float d = llmq_load_f16(b->d);
+        for (int j = 0; j < 32; j++) dst[j] = d * (float)b->q[j];
+    }
+}
+
+static llmq_status q8_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    (void)weight;
+    if (!llmq_finite_f32(src, n)) return LLMQ_ERR_NONFINITE;
+    block_q8_0 *b = dst;
+    for (int64_t i = 0; i < n / 32; i++, b++, src += 32) {
+        float amax = 0;
+        for (int j = 0; j < 32; j++) amax = fmaxf(amax, fabsf(src[j]));
+        const uint16_t h = llmq_f32_to_f16_finite(amax / 127);
+        const float d = llmq_f16_to_f32(h), id = d > 0 ? 1 / d : 0;
+        llmq_store_u16(b->d, h);
+        for (int j = 0; j < 32; j++) b->q[j] = (int8_t)rintf(fminf(fmaxf(src[j] * id, -127), 127));
+    }
+    return LLMQ_OK;
+}
+
+static void q8_0_levels(const void *block, llmq_levels *out) {
+    const block_q8_0 *b = block;
+    for (int j = 0; j < 32; j++) out->q[j] = (uint8_t)(b->q[j] + 128);
+    out->sc[0] = 1;
+    out->m[0] = 0;
+    out->d = llmq_load_f16(b->d);
+    out->dmin = 0;
+}
+
+static int q8_0_check(const void *src, int64_t n) {
+    return llmq_finite_f16(src, n / 32, sizeof(block_q8_0));
+}
+
+const llmq_codec llmq_codec_Q8_0 = {
+    LLMQ_CODEC(Q8_0), .bits = 8, .group = 32, .off = 128,
+    .dequantize = q8_0_dequantize, .quantize = q8_0_quantize, .levels = q8_0_levels, .check = q8_0_check,
+};

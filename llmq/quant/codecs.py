@@ -1,0 +1,131 @@
+"""What the tensor types mean: one NumPy codec per type.
+
+A codec works on blocks, uint8 (n, bytes per block), and float32 (n, weights per block). The C codecs (csrc/formats/), which do
+the work in practice through llmq.quant.rows, are tested against these: dequantizing, the integer form and the dot product agree
+bit for bit, quantizing gives the same blocks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib import import_module
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.quant.types import QuantType
+
+__all__ = ["Codec", "Floats", "Int8s", "Levels", "QuantizedCodec", "UInt8s", "codec_of", "quantize_x8"]
+
+Floats = npt.NDArray[np.float32]
+UInt8s = npt.NDArray[np.uint8]
+Int8s = npt.NDArray[np.int8]
+
+_HOMES = {
+    "llmq.quant.floats": "F32 F16 BF16",
+    "llmq.quant.legacy": "Q4_0 Q8_0",
+}
+_registry: dict[QuantType, Codec] = {}
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Quantized blocks as integers with scales; weight i is d * sc[i // group] * (q[i] - off) - dmin * m[i // group].
+
+    q uint8 (n, block), sc int8 (n, groups), m uint8 (n, groups), d float32 (n,), dmin float32 (n,); types with one scale per
+    block have sc = 1, and m = 1 when they have a minimum (0 otherwise)."""
+
+    q: UInt8s
+    sc: Int8s
+    m: UInt8s
+    d: Floats
+    dmin: Floats
+
+
+class Codec(ABC):
+    """One tensor type."""
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        if "name" in cls.__dict__:
+            _registry[QuantType[cls.name]] = cls()
+
+    @abstractmethod
+    def dequantize(self, blocks: UInt8s) -> Floats:
+        """Blocks (n, bytes) to float32 (n, block). Scales may be NaN or infinite; so are the weights then."""
+
+    @abstractmethod
+    def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
+        """Finite float32 (n, block) to blocks (n, bytes), with a small sum of squared errors; `weight`, of x's shape and
+        >= 0, gives each square's importance."""
+
+    @abstractmethod
+    def dot(self, row: UInt8s, x: Floats) -> Floats:
+        """rows . x as the engines compute it: row (n, bytes of k weights), x (k,), result (n,)."""
+
+
+class QuantizedCodec(Codec):
+    """A type whose blocks are integers with scales. `off` and `group` are those of Levels."""
+
+    off: ClassVar[int]
+    group: ClassVar[int]
+    has_min: ClassVar[bool] = False
+
+    @abstractmethod
+    def levels(self, blocks: UInt8s) -> Levels:
+        """Blocks (n, bytes) as integers with scales."""
+
+    def plain_levels(self, q: UInt8s, d: Floats, minus_min: Floats | None = None) -> Levels:
+        """Levels of a type with one scale, and perhaps one minimum, per block."""
+        one = np.ones((len(q), 1), np.int8)
+        dmin = np.zeros_like(d) if minus_min is None else minus_min
+        return Levels(q, one, (one if minus_min is not None else 0 * one).astype(np.uint8), d, dmin)
+
+    def dot(self, row: UInt8s, x: Floats) -> Floats:
+        # The order of csrc/formats/dot.c: integers per 32 columns, then float32 with one rounding per operation.
+        block, size = QuantType[self.name].block, QuantType[self.name].block_bytes
+        n, k = len(row), len(x)
+        q, dx, total = quantize_x8(x)
+        levels = self.levels(row.reshape(-1, size))
+        runs = block // 32
+        wide = levels.q.reshape(n, k // block, runs, 2, 16).astype(np.int32)
+        halves = [np.repeat(v.astype(np.int32), self.group // 16, axis=1) for v in (levels.sc, levels.m)]
+        sc, m = (v.reshape(n, k // block, runs, 2) for v in halves)
+        xs = total.reshape(1, k // block, runs, 2).astype(np.int32)
+        products = (wide * q.reshape(1, k // block, runs, 2, 16).astype(np.int32)).sum(-1, dtype=np.int32)
+        whole = (sc * (products - self.off * xs)).sum(-1).astype(np.float32)
+        least = (m * xs).sum(-1).astype(np.float32)
+        scale = dx.reshape(1, k // block, runs)
+        d, dmin = levels.d.reshape(n, -1), levels.dmin.reshape(n, -1)
+        out = np.zeros(n, np.float32)
+        for b in range(k // block):
+            acc, accm = np.zeros(n, np.float32), np.zeros(n, np.float32)
+            for s in range(runs):
+                acc = acc + scale[:, b, s] * whole[:, b, s]
+                accm = accm + scale[:, b, s] * least[:, b, s]
+            t = d[:, b] * acc
+            out = out + (t - dmin[:, b] * accm if self.has_min else t)
+        return out
+
+
+def quantize_x8(x: Floats) -> tuple[Int8s, Floats, npt.NDArray[np.int16]]:
+    """Activations (k,), finite, k a multiple of 32, as the quantized dot reads them: (q int8 (k,), dx float32 (k // 32,), the
+    sums of each 16 of q, int16 (k // 16,)); x is about dx * q."""
+    runs = x.reshape(-1, 32)
+    scale = np.abs(runs).max(axis=1) / np.float32(127)
+    dx = np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(0))
+    inverse = np.divide(np.float32(1), dx, out=np.zeros_like(dx), where=dx > 0)
+    q = np.rint(np.clip(runs * inverse[:, None], -127, 127)).astype(np.int8)
+    return q.reshape(-1), dx, q.reshape(-1, 16).sum(axis=1, dtype=np.int16)
+
+
+def codec_of(qtype: QuantType) -> Codec:
+    """The NumPy codec of a type."""
+    if qtype not in _registry:
+        for module, names in _HOMES.items():
+            if qtype.name in names.split():
+                import_module(module)
+    return _registry[qtype]

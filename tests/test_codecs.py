@@ -1,0 +1,155 @@
+"""Every tensor type of the build: C against NumPy against the gguf package, and no worse than llama-quantize."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from codec_cases import ROW, rows_by_case, scale_offsets
+
+from llmq import _native
+from llmq.quant import rows
+from llmq.quant.codecs import QuantizedCodec, codec_of, quantize_x8
+from llmq.quant.types import QuantType
+
+TYPES = list(QuantType)
+QUANTIZED = [t for t in TYPES if not t.is_float]
+SPECIAL_F16 = np.array([0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E01, 0x7C01], np.uint16)
+
+each_type = pytest.mark.parametrize("qtype", TYPES, ids=lambda t: t.name)
+each_quantized = pytest.mark.parametrize("qtype", QUANTIZED, ids=lambda t: t.name)
+
+
+def random_blocks(qtype: QuantType, n: int) -> np.ndarray:
+    """n random blocks; after the first half, with extreme numbers in the places of the scales."""
+    rng = np.random.default_rng(int(qtype))
+    blocks = rng.integers(0, 256, (n, qtype.block_bytes), np.uint8)
+    for at in scale_offsets(qtype):
+        blocks[n // 2 :, at : at + 2] = rng.choice(SPECIAL_F16, n - n // 2)[:, None].view(np.uint8)
+    return blocks
+
+
+def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    """Equal bits, any NaN equal to any other."""
+    assert got.dtype == want.dtype and got.shape == want.shape
+    if got.dtype == np.float32:
+        nan = np.isnan(want)
+        np.testing.assert_array_equal(np.isnan(got), nan)
+        got, want = (np.where(nan, np.float32(0), v).view(np.uint32) for v in (got, want))
+    np.testing.assert_array_equal(got, want)
+
+
+@each_type
+def test_sizes_are_the_formats(qtype: QuantType) -> None:
+    theirs = gguf.GGMLQuantizationType(int(qtype))
+    assert theirs.name == qtype.name
+    assert gguf.GGML_QUANT_SIZES[theirs] == (qtype.block, qtype.block_bytes)
+
+
+@each_type
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_dequantize_is_the_gguf_packages(qtype: QuantType) -> None:
+    blocks = random_blocks(qtype, 2048)
+    want = gguf.dequantize(blocks.reshape(-1), gguf.GGMLQuantizationType(int(qtype))).reshape(len(blocks), -1)
+    assert_same(codec_of(qtype).dequantize(blocks), want)
+    assert_same(rows.dequantize(blocks, qtype, want.shape), want)
+    odd = np.concatenate([np.zeros(1, np.uint8), blocks.reshape(-1)])[1:]  # an odd address
+    assert_same(rows.dequantize(odd, qtype, want.shape), want)
+
+
+@each_quantized
+def test_levels_are_the_weights(qtype: QuantType) -> None:
+    codec = codec_of(qtype)
+    assert isinstance(codec, QuantizedCodec)
+    _, group, off, has_min = _native.codec_facts(int(qtype))
+    assert (group, off, has_min) == (codec.group, codec.off, codec.has_min)
+    blocks = random_blocks(qtype, 2048)
+    got, want = rows.levels(blocks, qtype), codec.levels(blocks)
+    for field in ("q", "sc", "m", "d", "dmin"):
+        assert_same(getattr(got, field), getattr(want, field))
+    blocks = blocks[:1024][rows_are_finite(blocks[:1024], qtype)]
+    at = codec.levels(blocks)
+    sc, m = (np.repeat(v.astype(np.float64), group, axis=1) for v in (at.sc, at.m))
+    scaled = at.d[:, None] * sc * (at.q.astype(np.float64) - off)
+    weights = codec.dequantize(blocks)
+    room = 2.0**-22 * (np.abs(scaled) + np.abs(at.dmin[:, None] * m)) + 1e-45
+    assert np.all(np.abs(weights - (scaled - at.dmin[:, None] * m)) <= room)
+
+
+def rows_are_finite(blocks: np.ndarray, qtype: QuantType) -> np.ndarray:
+    """Which blocks have finite scales; the native check must say the same of each."""
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(codec_of(qtype).dequantize(blocks)).all(axis=1)
+    return finite & np.array([_native.check_blocks(int(qtype), b) for b in blocks])
+
+
+@each_type
+def test_check_finds_every_non_finite_scale(qtype: QuantType) -> None:
+    x = np.linspace(-1, 1, ROW, dtype=np.float32)
+    good = rows.quantize(x, qtype)
+    assert _native.check_blocks(int(qtype), good)
+    for at in scale_offsets(qtype):
+        for start in range(at, len(good), qtype.block_bytes):
+            for bits in (0x7C00, 0xFC00, 0x7E00, 0x7C01):
+                bad = good.copy()
+                bad[start : start + 2] = np.array([bits], np.uint16).view(np.uint8)
+                assert not _native.check_blocks(int(qtype), bad)
+
+
+@each_type
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_quantize_is_the_numpy_codecs(qtype: QuantType, weighted: bool) -> None:
+    cases = list(rows_by_case().values())
+    x = np.concatenate([x for x, _ in cases])
+    weight = np.concatenate([w for _, w in cases]) if weighted else None
+    got = rows.quantize(x, qtype, weight).reshape(-1, qtype.block_bytes)
+    spread = None if weight is None else weight.reshape(-1, qtype.block)
+    assert_same(got, codec_of(qtype).quantize(x.reshape(-1, qtype.block), spread).reshape(got.shape))
+
+
+@each_quantized
+def test_dot_is_the_numpy_codecs(qtype: QuantType) -> None:
+    rng = np.random.default_rng(7)
+    for k in (qtype.block, 3 * 256):
+        x = (rng.standard_normal(k) * np.repeat(10.0 ** rng.integers(-30, 3, k // 32), 32)).astype(np.float32)
+        x[:32] = 0
+        packed = rows.quantize(rng.standard_normal((5, k)).astype(np.float32), qtype)
+        got = rows.dot(packed, qtype, x)
+        assert_same(got, codec_of(qtype).dot(packed, x))
+        q, dx, total = quantize_x8(x)
+        for mine, theirs in zip(_native.quantize_x8(x), (q, dx, total), strict=True):
+            assert_same(mine, theirs)
+        weights = rows.dequantize(packed, qtype, (5, k)).astype(np.float64)
+        steps = np.repeat(dx.astype(np.float64), 32)
+        assert np.all(np.abs(got - weights @ x) <= 0.51 * np.abs(weights) @ steps + 1e-5 * np.abs(weights) @ np.abs(x))
+
+
+@pytest.mark.parametrize("qtype", [t for t in TYPES if t.is_float], ids=lambda t: t.name)
+def test_float_dot_is_the_numpy_codecs(qtype: QuantType) -> None:
+    rng = np.random.default_rng(7)
+    x, w = rng.standard_normal(77).astype(np.float32), rng.standard_normal((5, 77)).astype(np.float32)
+    packed = rows.quantize(w, qtype)
+    assert_same(rows.dot(packed, qtype, x), codec_of(qtype).dot(packed, x))
+    np.testing.assert_allclose(rows.dot(packed, qtype, x), rows.dequantize(packed, qtype, w.shape) @ x, rtol=1e-4, atol=1e-5)
+
+
+@each_type
+def test_quantize_refuses_what_is_not_finite(qtype: QuantType) -> None:
+    x = np.ones(512, np.float32)
+    for bad in (np.nan, np.inf, -np.inf):
+        for at in (0, 255, 511):
+            broken = x.copy()
+            broken[at] = bad
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                rows.quantize(broken, qtype)
+    with pytest.raises(ValueError, match="fit"):
+        _native.quantize(int(qtype), x, np.empty(qtype.nbytes(512) - 1, np.uint8))
+
+
+@each_type
+def test_quantize_keeps_zeros_and_its_bounds(qtype: QuantType) -> None:
+    for zero in (np.zeros(512, np.float32), -np.zeros(512, np.float32)):
+        out = np.full(qtype.nbytes(512) + 64, 0xA5, np.uint8)
+        _native.quantize(int(qtype), zero, out[32:-32])
+        assert np.all(rows.dequantize(out[32:-32], qtype, (512,)) == 0)
+        assert np.all(out[:32] == 0xA5) and np.all(out[-32:] == 0xA5)
