@@ -4,9 +4,10 @@
 One part per room of csrc/, in llmq/native/*.pxi.
 """
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
 import numpy as np
 
 include "native/core.pxi"
 include "native/codecs.pxi"
+include "native/formats.pxi"

@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from llmq.formats.source import Source
 from llmq.quant.types import QuantType
 
 __all__ = ["Checkpoint", "MetaValue", "Tensor"]
@@ -32,6 +33,8 @@ class Tensor:
     read: Callable[[], npt.NDArray[np.uint8]] = field(repr=False)
     path: str = ""
     offset: int | None = None
+    release: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Give the memory of the mapped bytes back; they are read from the file again when asked for."""
 
     @property
     def nbytes(self) -> int:
@@ -50,17 +53,19 @@ class Tensor:
 
 @dataclass
 class Checkpoint:
-    """`metadata` has GGUF keys (general.architecture, llama.block_count, tokenizer.ggml.tokens, …); `types` the GGUF value type of each
-    key where it matters for writing. Close it (or use `with`) to unmap the files."""
+    """`metadata` has GGUF keys (general.architecture, llama.block_count, tokenizer.ggml.tokens, …); `types` the GGUF value type of
+    each key that came from a GGUF file, so that it is written back as it was; `sources` are the open files. Close it (or use `with`) to unmap the files."""
 
     path: Path
     metadata: dict[str, MetaValue]
     tensors: dict[str, Tensor]
-    on_close: Callable[[], None] = field(default=lambda: None, repr=False)
+    types: dict[str, int] = field(default_factory=dict, repr=False)
+    sources: list[Source] = field(default_factory=list, repr=False)
 
     def close(self) -> None:
         self.tensors = {}
-        self.on_close()
+        for source in self.sources:
+            source.close()
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -1,0 +1,120 @@
+"""Writing GGUF version 3: the same input gives the same bytes, and the file appears whole or not at all.
+
+The layout is drawn in gguf_reader.py. Tensors are announced first (names, shapes and types fix every offset), then their bytes follow
+in that order, in pieces of any size.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from llmq.formats.atomic import AtomicFile
+from llmq.formats.checkpoint import MetaValue
+from llmq.formats.gguf_reader import DEFAULT_ALIGNMENT, MAX_NAME
+from llmq.formats.values import ValueType, encode_string, encode_value, type_of_value
+from llmq.quant.types import QuantType
+
+__all__ = ["GGUFWriter", "TensorInfo"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor that will be written: row-major shape and type."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: QuantType
+
+    @property
+    def nbytes(self) -> int:
+        return self.type.nbytes(math.prod(self.shape))
+
+
+class GGUFWriter:
+    """`with GGUFWriter(path, metadata, infos) as w:` then, for each info in order, `w.write(data)` until its bytes are complete.
+
+    `metadata` keeps its order; `types` gives the GGUF value type of keys that came from a GGUF file. general.alignment is honoured.
+    Raises ValueError for a value, name or amount of data that does not fit, OSError from the disk; then no file is left."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, MetaValue],
+        infos: Sequence[TensorInfo],
+        types: Mapping[str, int] | None = None,
+        inputs: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        self._file = AtomicFile(path, inputs)
+        self._infos = list(infos)
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment & (alignment - 1) or not 8 <= alignment <= 65_536:
+            raise ValueError(f"general.alignment is {alignment!r}; expected a power of two from 8 to 65536")
+        self._alignment = alignment
+        header = self._header(metadata, types or {})
+        self._head = header + bytes(-len(header) % alignment)
+        self._index = 0  # of the tensor being written
+        self._left = self._infos[0].nbytes if self._infos else 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the finished file."""
+        return len(self._head) + sum(self._padded(info) for info in self._infos)
+
+    def _padded(self, info: TensorInfo) -> int:
+        return -(-info.nbytes // self._alignment) * self._alignment
+
+    def _header(self, metadata: Mapping[str, MetaValue], types: Mapping[str, int]) -> bytes:
+        architecture = metadata.get("general.architecture")
+        parts = [b"GGUF", struct.pack("<IQQ", 3, len(self._infos), len(metadata))]
+        for key, value in metadata.items():
+            kind, array = type_of_value(key, value, architecture if isinstance(architecture, str) else None)
+            if not array and key in types:
+                kind = ValueType(types[key])
+            parts += [encode_string(key), encode_value(key, value, kind, array)]
+        offset = 0
+        seen = set()
+        for info in self._infos:
+            if info.name in seen or not 1 <= len(info.name.encode()) <= MAX_NAME or not 1 <= len(info.shape) <= 4:
+                raise ValueError(f"tensor {info.name!r} {info.shape}: names are unique, 1 to {MAX_NAME} bytes; shapes have 1 to 4 dimensions")
+            seen.add(info.name)
+            dims = struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape))
+            parts += [encode_string(info.name), dims, struct.pack("<IQ", info.type, offset)]
+            offset += self._padded(info)
+        return b"".join(parts)
+
+    def __enter__(self) -> GGUFWriter:
+        self._file.__enter__()
+        try:
+            self._file.write(self._head)
+        except BaseException as error:
+            self._file.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def write(self, data: np.ndarray | bytes | memoryview) -> None:  # type: ignore[type-arg]
+        """The next bytes of the current tensor; a piece does not reach into the next tensor."""
+        view = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else memoryview(data).cast("B")
+        if self._index >= len(self._infos) or len(view) > self._left:
+            raise ValueError(f"{len(view)} bytes are more than what is left of tensor {self._index} of {len(self._infos)}")
+        self._file.write(view)
+        self._left -= len(view)
+        while self._left == 0 and self._index < len(self._infos):
+            info = self._infos[self._index]
+            self._file.write(bytes(self._padded(info) - info.nbytes))
+            self._index += 1
+            self._left = self._infos[self._index].nbytes if self._index < len(self._infos) else 0
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._index < len(self._infos):
+            kind = ValueError
+            error = ValueError(f"tensor {self._infos[self._index].name!r} is not complete: {self._left} bytes are missing")
+            self._file.__exit__(kind, error, trace)
+            raise error
+        self._file.__exit__(kind, error, trace)
