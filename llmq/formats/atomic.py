@@ -1,8 +1,8 @@
 """A file that appears whole or not at all.
 
-The bytes go to an unnamed file in the destination's folder (O_TMPFILE; a hidden named one where the system has no such thing), are
-synced to the disk, and only then take the destination's name by rename, which is atomic. Any error removes them; a kill at any instant
-leaves the destination absent, old or complete, and an unnamed file vanishes with its process.
+The bytes go to an unnamed file in the destination's folder (O_TMPFILE; a hidden named one where the system has no such thing),
+are synced to the disk, and only then take the destination's name by rename, which is atomic. Any error removes them; a kill at
+any instant leaves the destination absent, old or complete, and an unnamed file vanishes with its process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ __all__ = ["AtomicFile"]
 
 
 class AtomicFile:
-    """`with AtomicFile(path, inputs=[...]) as f: f.write(...)`; the file is there after the block and unchanged when the block raises.
+    """`with AtomicFile(path, inputs=[...]) as f: f.write(...)`; the file is there after the block and unchanged when the block
+    raises.
 
     `path` may exist as a regular file and is replaced; a link is followed. Missing parent folders are made. `inputs` are the
     (st_dev, st_ino) of files that must not be overwritten. Raises ValueError for these, OSError for what the system refuses."""
@@ -35,22 +36,52 @@ class AtomicFile:
             if (status.st_dev, status.st_ino) in set(inputs):
                 raise ValueError(f"{path}: the destination is one of the source's files; write to another name")
         self.size = 0
-        self._fd = -1
-        self._temporary: Path | None = None
+        self._fd = self._folder = -1
+        self._temporary: str | None = None  # its name in the folder, while it has one
 
     def __enter__(self) -> AtomicFile:
         folder = self.path.parent
         folder.mkdir(parents=True, exist_ok=True)
-        if hasattr(os, "O_TMPFILE"):
-            with contextlib.suppress(OSError):
-                self._fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-        if self._fd < 0:
-            self._temporary = self._free_name()
-            self._fd = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if self._can_stay_unnamed():
+                self._fd = self._open_unnamed()
+            else:
+                name = self._free_name()
+                self._fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
+                self._temporary = name
+        except BaseException:
+            os.close(self._folder)
+            raise
         return self
 
-    def _free_name(self) -> Path:
-        return self.path.with_name(f".{self.path.name[:200]}.{os.urandom(6).hex()}.tmp")
+    def _free_name(self) -> str:
+        return f".{os.fsdecode(os.fsencode(self.path.name)[:200])}.{os.urandom(6).hex()}.tmp"
+
+    def _open_unnamed(self) -> int:
+        return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
+
+    def _name_it(self, fd: int, name: str) -> None:
+        # With a src_dir_fd this is linkat(.., AT_SYMLINK_FOLLOW), the documented way to name an unnamed file.
+        os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=self._folder, dst_dir_fd=self._folder, follow_symlinks=True)
+
+    def _can_stay_unnamed(self) -> bool:
+        # Naming may fail (no /proc, a file system without it), and at the end it would be too late: try it on an empty file.
+        if not hasattr(os, "O_TMPFILE"):
+            return False
+        try:
+            fd = self._open_unnamed()
+        except OSError:
+            return False
+        try:
+            name = self._free_name()
+            self._name_it(fd, name)
+            os.unlink(name, dir_fd=self._folder)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`. Raises OSError (ENOSPC, EIO, …)."""
@@ -65,22 +96,18 @@ class AtomicFile:
             if kind is None:
                 self._publish()
         finally:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
             if self._temporary is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._temporary)
+                    os.unlink(self._temporary, dir_fd=self._folder)
+            os.close(self._fd)
+            os.close(self._folder)
 
     def _publish(self) -> None:
         os.fsync(self._fd)
         if self._temporary is None:
-            # rename needs a name: give the unnamed file one for the moment between the two calls
-            self._temporary = self._free_name()
-            os.link(f"/proc/self/fd/{self._fd}", self._temporary, follow_symlinks=True)
-        os.replace(self._temporary, self.path)
+            name = self._free_name()
+            self._name_it(self._fd, name)
+            self._temporary = name
+        os.replace(self._temporary, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._temporary = None
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.fsync(self._folder)

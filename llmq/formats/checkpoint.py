@@ -1,7 +1,7 @@
 """A model's files as one thing: GGUF metadata and GGUF-named tensors, whatever the files are.
 
-A Hugging Face folder is presented exactly as the GGUF that would be written from it (same keys, same tensor names, same row order),
-so that architectures, the quantizer and the tokenizer have one source to read.
+A Hugging Face folder is presented exactly as the GGUF that would be written from it (same keys, same tensor names, same row
+order), so that architectures, the quantizer and the tokenizer have one source to read.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Tensor:
 
 @dataclass
 class Checkpoint:
-    """`metadata` has GGUF keys (general.architecture, llama.block_count, tokenizer.ggml.tokens, …); `types` the GGUF value type of
-    each key that came from a GGUF file, so that it is written back as it was; `sources` are the open files. Close it (or use `with`) to unmap the files."""
+    """`metadata` has GGUF keys (general.architecture, llama.block_count, tokenizer.ggml.tokens, …); `types` the GGUF value type
+    of each key that came from a GGUF file, so that it is written back as it was; `sources` are the open files. Close it (or use
+    `with`) to unmap the files."""
 
     path: Path
     metadata: dict[str, MetaValue]

@@ -1,7 +1,7 @@
 """A bounds-checked little-endian reader over a private copy of the beginning of a file.
 
-Nothing is parsed from a mapping, so a file that changes meanwhile cannot change what was checked. Every read states what it is for;
-the error names it with its byte offset.
+Nothing is parsed from a mapping, so a file that changes meanwhile cannot change what was checked. Every read states what it is
+for; the error names it with its byte offset.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Cursor:
     def need(self, n: int, what: str) -> None:
         """Have n more bytes in the copy, or raise TruncatedError."""
         if n > self.remaining:
-            raise TruncatedError(f"the file ends inside {what}: {n} bytes needed, {self.remaining} left", path=self.path, offset=self.offset)
+            raise TruncatedError(
+                f"the file ends inside {what}: {n} bytes needed, {self.remaining} left", path=self.path, offset=self.offset
+            )
         end = self.offset + n
         if end > _MAX_HEADER:
             raise LimitError(f"{what}: the header is longer than {_MAX_HEADER} bytes", path=self.path, offset=self.offset)
@@ -64,7 +66,7 @@ class Cursor:
         """n numbers as an own array of `dtype`."""
         size = n * dtype.itemsize
         self.need(size, what)
-        values = np.frombuffer(self._data, dtype, n, self.offset).copy()
+        values: npt.NDArray[np.generic] = np.frombuffer(self._data, dtype, n, self.offset).copy()
         self.offset += size
         return values
 
@@ -80,7 +82,9 @@ class Cursor:
         try:
             text = self._data[self.offset : self.offset + n].decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"{what} is not UTF-8 ({error.reason})", path=self.path, offset=self.offset + error.start) from None
+            raise FormatError(
+                f"{what} is not UTF-8 ({error.reason})", path=self.path, offset=self.offset + error.start
+            ) from None
         self.offset += n
         return text
 

@@ -6,8 +6,8 @@
     padding to general.alignment (32 when absent)
     tensor data, each at its offset from here, padded to the alignment, in the order of the infos
 
-The header is parsed once, from a private copy; every count, string, product and sum is checked before it is used. Source: the GGUF
-specification, ggml/docs/gguf.md.
+The header is parsed once, from a private copy; every count, string, product and sum is checked before it is used. Source: the
+GGUF specification, ggml/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _REMOVED_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})
 def read_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     """Map a GGUF file. `metadata` and `types` are as in the file; a vocabulary-only file has no tensors.
 
-    Raises ModelFileError (FormatError, TruncatedError, LimitError, UnsupportedError, UnsupportedQuantError, UnsafeFileError) and OSError.
+    Raises ModelFileError (FormatError, TruncatedError, LimitError, UnsupportedError, UnsupportedQuantError, UnsafeFileError)
+    and OSError.
     """
     source = Source(path)
     try:
@@ -65,10 +66,16 @@ def _preamble(cursor: Cursor) -> tuple[int, int]:
     version = cursor.u32("the version")
     if version not in (2, 3):
         if version != 0 and version & 0xFFFF == 0:
-            raise UnsupportedError("this is a big-endian GGUF; llmq reads little-endian files only, so convert the model again", path=path, offset=4)
+            raise UnsupportedError(
+                "this is a big-endian GGUF; llmq reads little-endian files only, so convert the model again",
+                path=path,
+                offset=4,
+            )
         if version == 1:
             raise UnsupportedError(
-                "GGUF version 1 is no longer in use (August 2023); get a newer file, or convert the original model again", path=path, offset=4
+                "GGUF version 1 is no longer in use (August 2023); get a newer file, or convert the original model again",
+                path=path,
+                offset=4,
             )
         raise UnsupportedError(f"GGUF version {version} is unknown; llmq reads versions 2 and 3", path=path, offset=4)
     n_tensors = cursor.u64("the number of tensors")
@@ -76,7 +83,9 @@ def _preamble(cursor: Cursor) -> tuple[int, int]:
     for count, least, what, at in ((n_tensors, _MIN_INFO, "tensors", 8), (n_kv, _MIN_KV, "metadata entries", 16)):
         if count > _MAX_COUNT or count * least > cursor.remaining:
             raise LimitError(
-                f"{count} {what} announced; at most {min(_MAX_COUNT, cursor.remaining // least)} fit in this file", path=path, offset=at
+                f"{count} {what} announced; at most {min(_MAX_COUNT, cursor.remaining // least)} fit in this file",
+                path=path,
+                offset=at,
             )
     return n_tensors, n_kv
 
@@ -182,13 +191,17 @@ def _tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor
         qtype = _tensor_type(cursor, name)
         if shape[-1] % qtype.block:
             raise FormatError(
-                f"tensor {quoted(name)}: rows of {shape[-1]} are not whole blocks of {qtype.name} ({qtype.block})", path=path, offset=at
+                f"tensor {quoted(name)}: rows of {shape[-1]} are not whole blocks of {qtype.name} ({qtype.block})",
+                path=path,
+                offset=at,
             )
         at = cursor.offset
         offset = cursor.u64(f"the offset of tensor {quoted(name)}")
         if offset != expected:
             raise FormatError(
-                f"tensor {quoted(name)} is announced at offset {offset}; the tensors before it end at {expected}", path=path, offset=at
+                f"tensor {quoted(name)} is announced at offset {offset}; the tensors before it end at {expected}",
+                path=path,
+                offset=at,
             )
         nbytes = qtype.nbytes(math.prod(shape))
         infos[name] = (shape, qtype, offset, nbytes)
@@ -201,7 +214,7 @@ def _tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor
         begin = start + offset
         if begin + nbytes > source.size:
             raise TruncatedError(
-                f"tensor {quoted(name)} needs bytes {begin} to {begin + nbytes}, but the file has {source.size}; download it again",
+                f"tensor {quoted(name)} ends at byte {begin + nbytes}, but the file has {source.size}; download it again",
                 path=path,
                 offset=source.size,
             )
@@ -217,8 +230,11 @@ def _shape(cursor: Cursor, name: str) -> tuple[int, ...]:
         raise FormatError(f"tensor {quoted(name)} has {n_dims} dimensions; expected 1 to 4", path=cursor.path, offset=at)
     dims = [cursor.u64(f"the dimensions of tensor {quoted(name)}") for _ in range(n_dims)]
     if min(dims) < 1 or math.prod(dims) >= 1 << 62:
-        raise FormatError(f"tensor {quoted(name)} has dimensions {dims}; expected each at least 1 and fewer than 2^62 weights",
-                          path=cursor.path, offset=at)
+        raise FormatError(
+            f"tensor {quoted(name)} has dimensions {dims}; expected each at least 1 and fewer than 2^62 weights",
+            path=cursor.path,
+            offset=at,
+        )
     return tuple(reversed(dims))
 
 
@@ -228,7 +244,9 @@ def _tensor_type(cursor: Cursor, name: str) -> QuantType:
     if number in QuantType._value2member_map_:
         return QuantType(number)
     if number in _REMOVED_TYPES:
-        raise FormatError(f"tensor {quoted(name)} has type id {number}, which was removed from the format", path=cursor.path, offset=at)
+        raise FormatError(
+            f"tensor {quoted(name)} has type id {number}, which was removed from the format", path=cursor.path, offset=at
+        )
     from gguf.constants import GGMLQuantizationType  # noqa: PLC0415 - only to name a type that llmq does not have
 
     try:

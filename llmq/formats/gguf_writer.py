@@ -1,7 +1,7 @@
 """Writing GGUF version 3: the same input gives the same bytes, and the file appears whole or not at all.
 
-The layout is drawn in gguf_reader.py. Tensors are announced first (names, shapes and types fix every offset), then their bytes follow
-in that order, in pieces of any size.
+The layout is drawn in gguf_reader.py. Tensors are announced first (names, shapes and types fix every offset), then their bytes
+follow in that order, in pieces of any size.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from llmq.formats.atomic import AtomicFile
 from llmq.formats.checkpoint import MetaValue
@@ -38,10 +39,12 @@ class TensorInfo:
 
 
 class GGUFWriter:
-    """`with GGUFWriter(path, metadata, infos) as w:` then, for each info in order, `w.write(data)` until its bytes are complete.
+    """`with GGUFWriter(path, metadata, infos) as w:` then, for each info in order, `w.write(data)` until its bytes are
+    complete.
 
-    `metadata` keeps its order; `types` gives the GGUF value type of keys that came from a GGUF file. general.alignment is honoured.
-    Raises ValueError for a value, name or amount of data that does not fit, OSError from the disk; then no file is left."""
+    `metadata` keeps its order; `types` gives the GGUF value type of keys that came from a GGUF file. general.alignment is
+    honoured. Raises ValueError for a value, name or amount of data that does not fit, OSError from the disk; then no file is
+    left."""
 
     def __init__(
         self,
@@ -82,7 +85,9 @@ class GGUFWriter:
         seen = set()
         for info in self._infos:
             if info.name in seen or not 1 <= len(info.name.encode()) <= MAX_NAME or not 1 <= len(info.shape) <= 4:
-                raise ValueError(f"tensor {info.name!r} {info.shape}: names are unique, 1 to {MAX_NAME} bytes; shapes have 1 to 4 dimensions")
+                raise ValueError(
+                    f"tensor {info.name!r} {info.shape}: names are unique, 1 to {MAX_NAME} bytes; shapes have 1 to 4 dimensions"
+                )
             seen.add(info.name)
             dims = struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *reversed(info.shape))
             parts += [encode_string(info.name), dims, struct.pack("<IQ", info.type, offset)]
@@ -98,9 +103,9 @@ class GGUFWriter:
             raise
         return self
 
-    def write(self, data: np.ndarray | bytes | memoryview) -> None:  # type: ignore[type-arg]
+    def write(self, data: npt.NDArray[np.generic] | bytes) -> None:
         """The next bytes of the current tensor; a piece does not reach into the next tensor."""
-        view = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else memoryview(data).cast("B")
+        view = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
         if self._index >= len(self._infos) or len(view) > self._left:
             raise ValueError(f"{len(view)} bytes are more than what is left of tensor {self._index} of {len(self._infos)}")
         self._file.write(view)

@@ -1,10 +1,10 @@
 """Reading safetensors: one file, or the shards that model.safetensors.index.json names.
 
-    u64 n | n bytes of JSON: {"name": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, .., "__metadata__": {str: str}}
+    u64 n | n bytes of JSON: {"name": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end]}, .., "__metadata__": {..}}
     tensor data; the offsets are relative to its start
 
-The header is untrusted: it is checked here, strictly, before any byte of data is looked at. Every byte of data belongs to exactly one
-tensor. Source: https://github.com/huggingface/safetensors#format.
+The header is untrusted: it is checked here, strictly, before any byte of data is looked at. Every byte of data belongs to
+exactly one tensor. Source: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class StoredTensor:
     nbytes: int
 
 
-def strict_json(data: bytes, path: Path, what: str, at: int = 0) -> Any:
-    """Parse JSON from a model file: UTF-8, no NUL, no duplicate keys, no NaN or infinity, at most 8 levels deep.
-    Raises FormatError; `at` is the offset of `data` in the file."""
+def strict_json(data: bytes, path: Path, what: str, at: int = 0, *, depth: int = _MAX_DEPTH, constants: bool = False) -> Any:
+    """Parse JSON from a model file: UTF-8, no NUL, no duplicate keys, at most `depth` levels, NaN and Infinity only with
+    `constants`. Raises FormatError; `at` is the offset of `data` in the file."""
 
     def refuse(problem: str, offset: int | None = None) -> NoReturn:
         raise FormatError(f"{what}: {problem}", path=path, offset=at if offset is None else at + offset) from None
@@ -68,10 +68,11 @@ def strict_json(data: bytes, path: Path, what: str, at: int = 0) -> Any:
         refuse("a NUL byte in the JSON", data.index(b"\0"))
     outside = np.frombuffer(_STRING.sub(b"", data), np.uint8)
     steps = np.isin(outside, list(b"[{")).astype(np.int32) - np.isin(outside, list(b"]}"))
-    if len(steps) and int(np.cumsum(steps).max()) > _MAX_DEPTH:
-        refuse(f"the JSON is more than {_MAX_DEPTH} levels deep")
+    if len(steps) and int(np.cumsum(steps).max()) > depth:
+        refuse(f"the JSON is more than {depth} levels deep")
+    constant = float if constants else lambda name: refuse(f"{name} is not JSON")
     try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=lambda name: refuse(f"{name} is not JSON"))
+        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=constant)
     except UnicodeDecodeError as error:
         refuse("not UTF-8", error.start)
     except json.JSONDecodeError as error:
@@ -83,7 +84,8 @@ def strict_json(data: bytes, path: Path, what: str, at: int = 0) -> Any:
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> tuple[Source, dict[str, StoredTensor], dict[str, str]]:
-    """Open one file: its source, its tensors in the order of their data, and its `__metadata__`. Raises ModelFileError and OSError."""
+    """Open one file: its source, its tensors in the order of their data, and its `__metadata__`. Raises ModelFileError and
+    OSError."""
     source = Source(path)
     try:
         head = source.read(0, 512)
@@ -93,7 +95,9 @@ def open_safetensors(path: str | os.PathLike[str]) -> tuple[Source, dict[str, St
         if n > _MAX_HEADER:
             raise LimitError(f"the header has {n} bytes; at most {_MAX_HEADER} are allowed", path=source.path, offset=0)
         if n > source.size - 8:
-            raise TruncatedError(f"the header has {n} bytes, but {source.size - 8} are left; download the file again", path=source.path, offset=8)
+            raise TruncatedError(
+                f"the header has {n} bytes, but {source.size - 8} are left; download the file again", path=source.path, offset=8
+            )
         header = strict_json(source.read(8, n), source.path, "the header", 8)
         tensors, metadata = _tensors(header, source, 8 + n)
     except BaseException:
@@ -114,12 +118,18 @@ def _tensors(header: Any, source: Source, start: int) -> tuple[dict[str, StoredT
     for tensor in found:
         if tensor.offset != end:
             kind = "overlaps the tensor before it" if tensor.offset < end else "leaves a hole before it"
-            raise FormatError(f"tensor {quoted(tensor.name)} begins at {tensor.offset - start} and {kind} (expected {end - start})",
-                              path=path, offset=tensor.offset)
+            raise FormatError(
+                f"tensor {quoted(tensor.name)} begins at {tensor.offset - start} and {kind} (expected {end - start})",
+                path=path,
+                offset=tensor.offset,
+            )
         end += tensor.nbytes
         if end > source.size:
-            raise TruncatedError(f"tensor {quoted(tensor.name)} ends at byte {end}, but the file has {source.size}; download it again",
-                                 path=path, offset=source.size)
+            raise TruncatedError(
+                f"tensor {quoted(tensor.name)} ends at byte {end}, but the file has {source.size}; download it again",
+                path=path,
+                offset=source.size,
+            )
     if end != source.size:
         raise FormatError(f"{source.size - end} bytes after the last tensor belong to none", path=path, offset=end)
     return {tensor.name: tensor for tensor in found}, metadata
@@ -148,8 +158,8 @@ def _entry(name: str, entry: Any, source: Source, start: int) -> StoredTensor:
 
 
 def open_shards(folder: Path, index_name: str = INDEX_NAME) -> tuple[list[Source], dict[str, StoredTensor]]:
-    """Open the shards of an index: the sources, and the tensors in the order of the shards' names. The index and the shards must name
-    the same tensors. Raises ModelFileError and OSError."""
+    """Open the shards of an index: the sources, and the tensors in the order of the shards' names. The index and the shards
+    must name the same tensors. Raises ModelFileError and OSError."""
     index_path = folder / index_name
     with_index = Source(index_path)
     try:
@@ -166,16 +176,23 @@ def open_shards(folder: Path, index_name: str = INDEX_NAME) -> tuple[list[Source
     try:
         for shard in sorted(set(where.values())):
             if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
-                raise UnsafeFileError(f"the index names the shard {quoted(shard)}; only bare file names are allowed", path=index_path)
+                raise UnsafeFileError(
+                    f"the index names the shard {quoted(shard)}; only bare file names are allowed", path=index_path
+                )
             source, found, _ = open_safetensors(folder / shard)
             sources.append(source)
             for name, tensor in found.items():
                 if where.get(name) != shard:
-                    raise FormatError(f"tensor {quoted(name)} is in {quoted(shard)}, but the index says {quoted(where.get(name))}", path=index_path)
+                    raise FormatError(
+                        f"tensor {quoted(name)} is in {quoted(shard)}, but the index says {quoted(where.get(name))}",
+                        path=index_path,
+                    )
                 tensors[name] = tensor
         missing = next((name for name in where if name not in tensors), None)
         if missing is not None:
-            raise FormatError(f"tensor {quoted(missing)} is not in {quoted(where[missing])}, where the index says it is", path=index_path)
+            raise FormatError(
+                f"tensor {quoted(missing)} is not in {quoted(where[missing])}, where the index says it is", path=index_path
+            )
     except BaseException:
         for source in sources:
             source.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -14,7 +15,13 @@ from llmq.errors import FormatError, TruncatedError, UnsafeFileError, Unsupporte
 
 __all__ = ["Source", "refuse_lookalike"]
 
-_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder"}
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 # What is found where a model should be, by first bytes: (magic, offset of it, what it is and the way out).
 _LOOKALIKES = [
@@ -42,7 +49,7 @@ def refuse_lookalike(head: bytes, size: int, path: Path, wanted: str) -> None:
         raise TruncatedError(f"the file is empty; expected {wanted}", path=path, offset=0)
     if head[:4] in _OLD_MAGICS:
         raise UnsupportedError(
-            f"this is a {_OLD_MAGICS[head[:4]]} file of llama.cpp before August 2023, whose layout is no longer in use; get the model as "
+            f"this is a {_OLD_MAGICS[head[:4]]} file, llama.cpp's before August 2023, and no longer in use; get the model as "
             "GGUF, or convert its Hugging Face folder",
             path=path,
             offset=0,
@@ -53,7 +60,9 @@ def refuse_lookalike(head: bytes, size: int, path: Path, wanted: str) -> None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise FormatError(
-            f"expected {wanted}, but this looks like a web page (HTML) saved in its place; download the file itself", path=path, offset=0
+            f"expected {wanted}, but this looks like a web page (HTML) saved in its place; download the file itself",
+            path=path,
+            offset=0,
         )
     if text.startswith((b"{", b"[")):
         raise FormatError(f"expected {wanted}, but this looks like JSON", path=path, offset=0)
@@ -65,8 +74,8 @@ def refuse_lookalike(head: bytes, size: int, path: Path, wanted: str) -> None:
 class Source:
     """One regular file, opened once. The mapping is made on first use and is valid until `close` and the last view are gone.
 
-    A mapped file that another program shortens makes reads of the missing pages raise SIGBUS, which ends the process: replace model
-    files by renaming, never in place."""
+    A mapped file that another program shortens makes reads of the missing pages raise SIGBUS, which ends the process: replace
+    model files by renaming, never in place."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -120,7 +129,5 @@ class Source:
             os.close(fd)
         mapping, self._map = self._map, None
         if mapping is not None:
-            try:
+            with contextlib.suppress(BufferError):  # views are alive; the mapping goes with them
                 mapping.close()
-            except BufferError:
-                pass  # views are alive; the mapping goes with them

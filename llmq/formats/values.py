@@ -1,7 +1,7 @@
 """GGUF values: their types, the type each known key must have, and values as bytes.
 
-Source: the GGUF specification (ggml/docs/gguf.md) and the `gguf` package's key list; where llama.cpp reads a scalar or an array, both
-are allowed.
+Source: the GGUF specification (ggml/docs/gguf.md) and the `gguf` package's key list; where llama.cpp reads a scalar or an
+array, both are allowed.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ _RULES = {
         {arch}.expert_count {arch}.expert_used_count {arch}.expert_shared_count {arch}.expert_group_count
         {arch}.expert_group_used_count {arch}.expert_gating_func {arch}.moe_every_n_layers {arch}.nextn_predict_layers
         {arch}.pooling_type {arch}.decoder_start_token_id {arch}.interleave_moe_layer_step {arch}.full_attention_interval
-        {arch}.attention.key_length {arch}.attention.value_length {arch}.attention.key_length_mla {arch}.attention.value_length_mla
-        {arch}.attention.key_length_swa {arch}.attention.value_length_swa {arch}.attention.shared_kv_layers
-        {arch}.attention.q_lora_rank {arch}.attention.kv_lora_rank {arch}.attention.relative_buckets_count
-        {arch}.attention.sliding_window {arch}.attention.group_norm_groups {arch}.attention.temperature_length
-        {arch}.rope.dimension_count {arch}.rope.dimension_count_swa {arch}.rope.scaling.original_context_length
-        {arch}.ssm.conv_kernel {arch}.ssm.inner_size {arch}.ssm.state_size {arch}.ssm.time_step_rank {arch}.ssm.group_count
-        tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id tokenizer.ggml.eot_token_id tokenizer.ggml.eom_token_id
-        tokenizer.ggml.unknown_token_id tokenizer.ggml.seperator_token_id tokenizer.ggml.padding_token_id
-        tokenizer.ggml.mask_token_id tokenizer.ggml.cls_token_id tokenizer.ggml.token_type_count
-        tokenizer.ggml.fim_pre_token_id tokenizer.ggml.fim_suf_token_id tokenizer.ggml.fim_mid_token_id
-        tokenizer.ggml.fim_pad_token_id tokenizer.ggml.fim_rep_token_id tokenizer.ggml.fim_sep_token_id
-        tokenizer.ggml.prefix_token_id tokenizer.ggml.suffix_token_id tokenizer.ggml.middle_token_id
-        imatrix.chunk_count imatrix.chunk_size""",
+        {arch}.attention.key_length {arch}.attention.value_length {arch}.attention.key_length_mla
+        {arch}.attention.value_length_mla {arch}.attention.key_length_swa {arch}.attention.value_length_swa
+        {arch}.attention.shared_kv_layers {arch}.attention.q_lora_rank {arch}.attention.kv_lora_rank
+        {arch}.attention.relative_buckets_count {arch}.attention.sliding_window {arch}.attention.group_norm_groups
+        {arch}.attention.temperature_length {arch}.rope.dimension_count {arch}.rope.dimension_count_swa
+        {arch}.rope.scaling.original_context_length {arch}.ssm.conv_kernel {arch}.ssm.inner_size {arch}.ssm.state_size
+        {arch}.ssm.time_step_rank {arch}.ssm.group_count tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id
+        tokenizer.ggml.eot_token_id tokenizer.ggml.eom_token_id tokenizer.ggml.unknown_token_id
+        tokenizer.ggml.seperator_token_id tokenizer.ggml.padding_token_id tokenizer.ggml.mask_token_id
+        tokenizer.ggml.cls_token_id tokenizer.ggml.token_type_count tokenizer.ggml.fim_pre_token_id
+        tokenizer.ggml.fim_suf_token_id tokenizer.ggml.fim_mid_token_id tokenizer.ggml.fim_pad_token_id
+        tokenizer.ggml.fim_rep_token_id tokenizer.ggml.fim_sep_token_id tokenizer.ggml.prefix_token_id
+        tokenizer.ggml.suffix_token_id tokenizer.ggml.middle_token_id imatrix.chunk_count imatrix.chunk_size""",
     "u32 [u32] [i32]": "{arch}.feed_forward_length {arch}.attention.head_count {arch}.attention.head_count_kv",
     "u32 [u32] [i32] [bool]": "{arch}.attention.sliding_window_pattern",
     "[i32] [u32]": "{arch}.rope.dimension_sections tokenizer.ggml.token_type",
@@ -81,20 +81,20 @@ _RULES = {
     "u16 i32": "split.tensors.count",
     "f32": """
         general.sampling.temp general.sampling.top_p general.sampling.min_p general.sampling.xtc_probability
-        general.sampling.xtc_threshold general.sampling.penalty_repeat general.sampling.mirostat_tau general.sampling.mirostat_eta
-        {arch}.attention.layer_norm_epsilon {arch}.attention.layer_norm_rms_epsilon {arch}.attention.group_norm_epsilon
-        {arch}.attention.max_alibi_bias {arch}.attention.clamp_kqv {arch}.attention.scale {arch}.attention.output_scale
-        {arch}.attention.temperature_scale {arch}.logit_scale {arch}.attn_logit_softcapping {arch}.final_logit_softcapping
-        {arch}.router_logit_softcapping {arch}.residual_scale {arch}.embedding_scale {arch}.expert_weights_scale
-        {arch}.expert_group_scale {arch}.rope.freq_base {arch}.rope.freq_base_swa {arch}.rope.scale_linear
-        {arch}.rope.scaling.factor {arch}.rope.scaling.alpha {arch}.rope.scaling.attn_factor
+        general.sampling.xtc_threshold general.sampling.penalty_repeat general.sampling.mirostat_tau
+        general.sampling.mirostat_eta {arch}.attention.layer_norm_epsilon {arch}.attention.layer_norm_rms_epsilon
+        {arch}.attention.group_norm_epsilon {arch}.attention.max_alibi_bias {arch}.attention.clamp_kqv {arch}.attention.scale
+        {arch}.attention.output_scale {arch}.attention.temperature_scale {arch}.logit_scale {arch}.attn_logit_softcapping
+        {arch}.final_logit_softcapping {arch}.router_logit_softcapping {arch}.residual_scale {arch}.embedding_scale
+        {arch}.expert_weights_scale {arch}.expert_group_scale {arch}.rope.freq_base {arch}.rope.freq_base_swa
+        {arch}.rope.scale_linear {arch}.rope.scaling.factor {arch}.rope.scaling.alpha {arch}.rope.scaling.attn_factor
         {arch}.rope.scaling.yarn_log_multiplier {arch}.rope.scaling.yarn_ext_factor {arch}.rope.scaling.yarn_attn_factor
         {arch}.rope.scaling.yarn_beta_fast {arch}.rope.scaling.yarn_beta_slow""",
     "[f32]": "tokenizer.ggml.scores",
     "bool": """
-        {arch}.use_parallel_residual {arch}.attention.causal {arch}.expert_weights_norm {arch}.rope.scaling.finetuned {arch}.swin_norm
-        {arch}.ssm.dt_b_c_rms tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token tokenizer.ggml.add_sep_token
-        tokenizer.ggml.add_space_prefix tokenizer.ggml.remove_extra_whitespaces""",
+        {arch}.use_parallel_residual {arch}.attention.causal {arch}.expert_weights_norm {arch}.rope.scaling.finetuned
+        {arch}.swin_norm {arch}.ssm.dt_b_c_rms tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token
+        tokenizer.ggml.add_sep_token tokenizer.ggml.add_space_prefix tokenizer.ggml.remove_extra_whitespaces""",
     "str": """
         general.architecture general.type general.name general.author general.version general.organization general.finetune
         general.basename general.description general.quantized_by general.size_label general.license general.license.name
@@ -107,7 +107,20 @@ _RULES = {
         {arch}.classifier.output_labels""",
     "[u8] [i8]": "tokenizer.ggml.precompiled_charsmap",
 }
-_SHORT = {"u8": 0, "i8": 1, "u16": 2, "i16": 3, "u32": 4, "i32": 5, "f32": 6, "bool": 7, "str": 8, "u64": 10, "i64": 11, "f64": 12}
+_SHORT = {
+    "u8": 0,
+    "i8": 1,
+    "u16": 2,
+    "i16": 3,
+    "u32": 4,
+    "i32": 5,
+    "f32": 6,
+    "bool": 7,
+    "str": 8,
+    "u64": 10,
+    "i64": 11,
+    "f64": 12,
+}
 _LONG = {kind: short for short, kind in _SHORT.items()}
 
 

@@ -1,0 +1,240 @@
+"""A Hugging Face folder as the GGUF that would be written from it: GGUF metadata, GGUF tensor names and row order.
+
+config.json gives the architecture (through its family in llmq.arch), generation_config.json the sampling hints, the tokenizer's
+files the vocabulary, the safetensors files the tensors. Names follow the tensor-name maps of the `gguf` package, choices of
+type llama.cpp's converter: matrices keep their float type, vectors and what is added or looked up by position become F32.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.errors import FormatError, LimitError, UnsupportedError, quoted
+from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
+from llmq.formats.safetensors import INDEX_NAME, StoredTensor, open_safetensors, open_shards, strict_json
+from llmq.formats.source import Source
+from llmq.quant.types import QuantType
+
+if TYPE_CHECKING:
+    from llmq.arch.family import Family, Transform
+
+__all__ = ["is_folder", "open_folder", "tensor_order"]
+
+_MAX_CONFIG = 16 << 20
+_MAX_CONFIG_DEPTH = 32
+_FLOATS: dict[str, tuple[np.dtype[np.generic], QuantType]] = {
+    "F32": (np.dtype("<f4"), QuantType.F32),
+    "F16": (np.dtype("<f2"), QuantType.F16),
+    "BF16": (np.dtype("<u2"), QuantType.BF16),
+}
+_FILE_TYPES = {QuantType.F32: 0, QuantType.F16: 1, QuantType.BF16: 32}  # general.file_type
+_QUANTIZATION_VERSION = 2
+_ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$")
+_SAMPLING = {  # generation_config.json: GGUF key
+    "temperature": ("temp", float),
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "repetition_penalty": ("penalty_repeat", float),
+}
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this is a Hugging Face folder: one with a config.json."""
+    return (path / "config.json").exists()
+
+
+def open_folder(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a Hugging Face folder. Tensors are read, converted and rearranged when asked for.
+    Raises ModelFileError (UnsupportedArchError for a model_type of no family) and OSError."""
+    folder = Path(path)
+    config = _read_config(folder / "config.json")
+    family = _family_of(config, folder)
+    sources, stored = _open_weights(folder)
+    try:
+        tensors = _gguf_tensors(stored, family, config, folder)
+        metadata = _metadata(folder, config, family, tensors)
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+    return Checkpoint(folder, metadata, tensors, sources=sources)
+
+
+def tensor_order(name: str) -> tuple[int, str]:
+    """Sort key of GGUF files: what belongs to no block first, then block by block."""
+    block = re.match(r"blk\.(\d+)\.", name)
+    return (int(block[1]) if block else -1), name
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    source = Source(path)
+    try:
+        if source.size > _MAX_CONFIG:
+            raise LimitError(f"{source.size} bytes; at most {_MAX_CONFIG} are allowed", path=path)
+        config = strict_json(source.read(0, source.size), path, "the configuration", depth=_MAX_CONFIG_DEPTH, constants=True)
+    finally:
+        source.close()
+    if not isinstance(config, dict):
+        raise FormatError("expected a JSON object", path=path)
+    return config
+
+
+def _family_of(config: Mapping[str, Any], folder: Path) -> Family:
+    from llmq.arch import family_of_config  # noqa: PLC0415 - the families import the formats
+
+    path = folder / "config.json"
+    family = family_of_config(config, str(path))
+    quantization = config.get("quantization_config") or config.get("compression_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise UnsupportedError(
+            f"the weights are quantized by {quoted(method)}; give the original model or a GGUF file", path=path
+        )
+    return family
+
+
+def _open_weights(folder: Path) -> tuple[list[Source], dict[str, StoredTensor]]:
+    if (folder / INDEX_NAME).exists():
+        return open_shards(folder)
+    single = folder / "model.safetensors"
+    if single.exists():
+        source, tensors, _ = open_safetensors(single)
+        return [source], tensors
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf"))
+    raise FormatError(
+        f"expected model.safetensors or {INDEX_NAME} in this folder, found {quoted(found) if found else 'no weights'}",
+        path=folder,
+    )
+
+
+def _gguf_tensors(
+    stored: Mapping[str, StoredTensor], family: Family, config: Mapping[str, Any], folder: Path
+) -> dict[str, Tensor]:
+    from gguf.constants import MODEL_ARCH_NAMES  # noqa: PLC0415 - slow to import, and only folders need it
+    from gguf.tensor_mapping import get_tensor_name_map  # noqa: PLC0415
+
+    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.name)
+    n_layer = config.get("num_hidden_layers", config.get("n_layer"))
+    if type(n_layer) is not int or not 1 <= n_layer <= 65_536:
+        raise FormatError(
+            f"num_hidden_layers is {quoted(n_layer)}; expected a number from 1 to 65536", path=folder / "config.json"
+        )
+    names = get_tensor_name_map(arch, n_layer)
+    tied = config.get("tie_word_embeddings") is True
+    found: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if (
+            name.endswith(family.ignored)
+            or (gguf_name or "").endswith(family.ignored)
+            or (tied and gguf_name == "output.weight")
+        ):
+            continue
+        if gguf_name is None:
+            raise FormatError(
+                f"tensor {quoted(name)} is not one of a {family.name} model of {n_layer} layers", path=tensor.source.path
+            )
+        if gguf_name in found:
+            raise FormatError(f"two tensors stand for {gguf_name}, the second is {quoted(name)}", path=tensor.source.path)
+        found[gguf_name] = _converted(gguf_name, tensor, family.hf_transform(gguf_name, config))
+    for name, values in family.hf_extra_tensors(config).items():
+        found[name] = _computed(name, values, folder)
+    return {name: found[name] for name in sorted(found, key=tensor_order)}
+
+
+def _converted(name: str, stored: StoredTensor, transform: Transform | None) -> Tensor:
+    """The GGUF tensor `name` made from a stored one."""
+    path = str(stored.source.path)
+    if stored.dtype not in (*_FLOATS, "F64"):
+        raise UnsupportedError(
+            f"tensor {quoted(stored.name)} is {stored.dtype}; F32, F16, BF16 and F64 weights are supported",
+            path=path,
+            offset=stored.offset,
+        )
+    if not 1 <= len(stored.shape) <= 4 or 0 in stored.shape:
+        raise FormatError(
+            f"tensor {quoted(stored.name)} has shape {stored.shape}; expected 1 to 4 dimensions, none 0", path=path
+        )
+    dtype, qtype = _FLOATS.get(stored.dtype, (np.dtype("<f8"), QuantType.F32))
+    as_f32 = qtype is not QuantType.F32 and (len(stored.shape) == 1 or _ALWAYS_F32.search(name) is not None)
+    plain = transform is None and stored.dtype != "F64" and not as_f32
+
+    def read() -> npt.NDArray[np.uint8]:
+        raw = stored.source.view(stored.offset, stored.nbytes)
+        if plain:
+            return raw
+        values: npt.NDArray[np.generic] = raw.view(dtype).reshape(stored.shape)
+        if transform is not None:
+            values = np.ascontiguousarray(transform(values))
+        if stored.dtype == "F64":
+            values = values.astype(np.float32)
+        elif as_f32:
+            values = _widen(values, qtype)
+        return values.reshape(-1).view(np.uint8)
+
+    def release() -> None:
+        stored.source.release(stored.offset, stored.nbytes)
+
+    out_type = QuantType.F32 if as_f32 else qtype
+    return Tensor(name, stored.shape, out_type, read, path, stored.offset if plain else None, release)
+
+
+def _widen(values: npt.NDArray[np.generic], qtype: QuantType) -> npt.NDArray[np.generic]:
+    from llmq.quant.rows import dequantize  # noqa: PLC0415 - keeps the formats importable without the codecs
+
+    return dequantize(np.ascontiguousarray(values).reshape(-1).view(np.uint8), qtype, values.shape)
+
+
+def _computed(name: str, values: npt.NDArray[np.float32], folder: Path) -> Tensor:
+    data = np.ascontiguousarray(values, np.float32)
+    return Tensor(name, data.shape, QuantType.F32, lambda: data.reshape(-1).view(np.uint8), str(folder))
+
+
+def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: Mapping[str, Tensor]) -> dict[str, MetaValue]:
+    from llmq.text.hf_vocab import vocab_metadata  # noqa: PLC0415 - the tokenizers import the formats
+
+    sizes: dict[QuantType, int] = {}
+    for tensor in tensors.values():
+        if len(tensor.shape) > 1:
+            sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.nbytes
+    main = max(sizes, key=sizes.__getitem__, default=QuantType.F32)
+    metadata: dict[str, MetaValue] = {"general.architecture": family.name, "general.type": "model"}
+    name = _model_name(folder, config)
+    if name:
+        metadata["general.name"] = name
+    metadata |= family.hf_metadata(config, str(folder / "config.json"))
+    metadata |= {"general.file_type": _FILE_TYPES[main], "general.quantization_version": _QUANTIZATION_VERSION}
+    metadata |= _sampling_hints(folder)
+    metadata |= vocab_metadata(folder)
+    return metadata
+
+
+def _model_name(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """From the configuration or the hub's cache (models--org--name/snapshots/commit). The folder's own name is left out: the
+    same files give the same GGUF wherever they lie."""
+    given = config.get("_name_or_path")
+    if isinstance(given, str) and given.strip("./\\"):
+        return given.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    cached = re.search(r"models--[^/]+?--([^/]+)/snapshots/[0-9a-f]+$", str(folder.absolute()))
+    return cached[1] if cached else None
+
+
+def _sampling_hints(folder: Path) -> dict[str, MetaValue]:
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return {}
+    config = _read_config(path)
+    hints: dict[str, MetaValue] = {}
+    for name, (key, convert) in _SAMPLING.items():
+        value = config.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**31:
+            hints[f"general.sampling.{key}"] = convert(value)
+    return hints
