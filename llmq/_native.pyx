@@ -11,3 +11,4 @@ import numpy as np
 include "native/core.pxi"
 include "native/codecs.pxi"
 include "native/formats.pxi"
+include "native/graph.pxi"

@@ -15,6 +15,7 @@ __all__ = [
     "ModelClosedError",
     "ModelFileError",
     "OutOfMemoryError",
+    "TapeError",
     "TruncatedError",
     "UnsafeFileError",
     "UnsupportedArchError",
@@ -88,6 +89,10 @@ class UnsupportedQuantError(UnsupportedError):
     """A tensor type that llmq cannot read, write or run here."""
 
     code = "unsupported-type"
+
+
+class TapeError(LlmqError, ValueError):
+    """A tape that breaks a rule of its ops: a mistake in a family's builder or a pass, found before anything runs."""
 
 
 class ContextOverflowError(LlmqError, ValueError):

@@ -1,0 +1,71 @@
+"""The model families, one file each, found by looking: a file with a `FAMILY` is one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from llmq.arch.family import Family
+from llmq.arch.fields import Fields
+from llmq.errors import FormatError, UnsupportedArchError, quoted
+from llmq.formats.checkpoint import Checkpoint
+from llmq.graph.builder import Graph
+from llmq.graph.passes import freeze
+from llmq.graph.tape import Tape
+
+__all__ = ["Family", "build_tape", "families", "family_named", "family_of_config"]
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family by its `general.architecture`."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return {family.name: family for m in modules if isinstance(family := getattr(m, "FAMILY", None), Family)}
+
+
+def family_named(architecture: str, path: str | None = None) -> Family:
+    """The family of a GGUF's `general.architecture`; UnsupportedArchError names the nearest."""
+    found = families().get(architecture)
+    if found is None:
+        raise _unknown("general.architecture", architecture, list(families()), path)
+    return found
+
+
+def family_of_config(config: Mapping[str, object], path: str | None = None) -> Family:
+    """The family of a config.json's `model_type`; UnsupportedArchError names the nearest."""
+    model_type = Fields(config, path).text("model_type")
+    by_type = {name: family for family in families().values() for name in family.hf_model_types}
+    if model_type not in by_type:
+        raise _unknown("model_type", model_type, list(by_type), path)
+    return by_type[model_type]
+
+
+def build_tape(checkpoint: Checkpoint) -> Tape:
+    """The verified tape of a model. UnsupportedArchError for an unknown architecture; FormatError for hyper-parameters out of
+    range, missing tensors, and shapes or types that do not fit; UnsupportedError for what llmq cannot run."""
+    path = str(checkpoint.path)
+    family = family_named(Fields(checkpoint.metadata, path).text("general.architecture"), path)
+    hp = family.hparams(Fields(checkpoint.metadata, path, f"{family.name}."))
+    graph = Graph(checkpoint.tensors, path)
+    _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, path)
+    logits = family.build(graph, hp)
+    graph.check_all_read(family.ignored)
+    return freeze(graph, logits, arch=family.name, n_vocab=hp.n_vocab, n_embd=hp.n_embd, n_layer=hp.n_layer, n_ctx_train=hp.n_ctx_train)
+
+
+def _check_blocks(checkpoint: Checkpoint, key: str, n_layer: int, path: str) -> None:
+    present = {int(found[1]) for name in checkpoint.tensors if (found := re.match(r"blk\.(\d{1,9})\.", name))}
+    missing = [i for i in range(n_layer) if i not in present]
+    if missing:
+        shown = ", ".join(f"blk.{i}" for i in missing[:8]) + (" …" if len(missing) > 8 else "")
+        raise FormatError(f"{key} is {n_layer}, but the file has no tensors of {shown}", path=path)
+
+
+def _unknown(key: str, value: str, known: list[str], path: str | None) -> UnsupportedArchError:
+    near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.4)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    return UnsupportedArchError(f"{key} {quoted(value)} is not supported{hint}. Supported: {', '.join(sorted(known))}", path=path)

@@ -1,0 +1,93 @@
+"""Typed, ranged reading of what a file says: GGUF metadata or a config.json. Wrong types and values are FormatErrors naming the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from llmq.errors import FormatError, quoted
+
+__all__ = ["Fields"]
+
+_T = TypeVar("_T")
+
+
+class Fields:
+    """The keys of `data`, each read as `prefix` + name. Several names for one field are tried in order; a missing field is its default,
+    or a FormatError when it has none."""
+
+    def __init__(self, data: Mapping[str, object], path: str | None = None, prefix: str = "") -> None:
+        self.data = data
+        self.path = path
+        self.prefix = prefix
+
+    def has(self, *names: str) -> bool:
+        """Whether one of the names is there and not null."""
+        return any(self.data.get(self.prefix + name) is not None for name in names)
+
+    def integer(self, *names: str, low: int = 1, high: int = 2**31 - 1, default: int | None = None) -> int:
+        """An integer in low..high. A list that repeats one number is that number (some files give one per layer)."""
+        key, value = self._find(names)
+        if value is None:
+            return self._default(names, default)
+        if isinstance(value, list | np.ndarray) and len(value) and all(item == value[0] for item in value):
+            value = value[0]
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+            raise self.error(key, f"an integer expected, found {quoted(value)}")
+        if not low <= value <= high:
+            raise self.error(key, f"a number in {low}..{high} expected, found {value}")
+        return int(value)
+
+    def number(self, *names: str, low: float = 0.0, high: float = math.inf, default: float | None = None) -> float:
+        """A finite float above low, up to high."""
+        key, value = self._find(names)
+        if value is None:
+            return self._default(names, default)
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+            raise self.error(key, f"a number expected, found {quoted(value)}")
+        if not math.isfinite(value) or not low < value <= high:
+            raise self.error(key, f"a finite number above {low} expected, found {value}")
+        return float(value)
+
+    def flag(self, *names: str, default: bool | None = None) -> bool:
+        key, value = self._find(names)
+        if value is None:
+            return self._default(names, default)
+        if not isinstance(value, bool | np.bool_):
+            raise self.error(key, f"true or false expected, found {quoted(value)}")
+        return bool(value)
+
+    def text(self, *names: str, default: str | None = None) -> str:
+        key, value = self._find(names)
+        if value is None:
+            return self._default(names, default)
+        if not isinstance(value, str):
+            raise self.error(key, f"a string expected, found {quoted(value)}")
+        return value
+
+    def sub(self, name: str) -> Fields:
+        """The object (dict) under a key; empty when missing."""
+        key, value = self._find((name,))
+        if value is None:
+            return Fields({}, self.path)
+        if not isinstance(value, dict):
+            raise self.error(key, f"an object expected, found {quoted(value)}")
+        return Fields(value, self.path)
+
+    def error(self, key: str, message: str) -> FormatError:
+        return FormatError(f"{key}: {message}", path=self.path)
+
+    def _find(self, names: tuple[str, ...]) -> tuple[str, object]:
+        for name in names:
+            value = self.data.get(self.prefix + name)
+            if value is not None:
+                return self.prefix + name, value
+        return self.prefix + names[0], None
+
+    def _default(self, names: tuple[str, ...], default: _T | None) -> _T:
+        if default is None:
+            raise self.error(self.prefix + names[0], "missing")
+        return default

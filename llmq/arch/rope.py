@@ -1,0 +1,149 @@
+"""Rotary position embedding: the inverse frequencies of each scaling scheme.
+
+Column pair j of a head turns by position * freq[j], freq[j] = base^(-2j/dims) (Su et al. 2021, RoFormer), changed by
+
+    linear   freq / factor (positions interpolated, Chen et al. 2023)
+    llama3   freq / factors[j], the factors coming with the file as the tensor rope_freqs.weight
+    yarn     per pair between freq and freq / factor by how often it turns within the original context, and cos, sin scaled
+             (Peng et al. 2023)
+
+Tables are computed in float64 and rounded once to float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.arch.fields import Fields
+from llmq.errors import UnsupportedError, quoted
+
+__all__ = ["Rope", "hf_rope", "llama3_factors", "read_rope", "yarn_scale"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How positions turn `dims` columns of every head (an even number, at most the head's width)."""
+
+    dims: int
+    base: float = 10000.0
+    scaling: str = "none"
+    factor: float = 1.0
+    original_context: int = 0
+    attn_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+    def table(self, factors: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """Inverse frequencies, float32 (dims/2,); `factors` (same shape) divide them."""
+        freq = self.base ** (-2.0 * np.arange(self.dims // 2) / self.dims)
+        if factors is not None:
+            freq = freq / factors.astype(np.float64)
+        if self.scaling == "linear":
+            freq = freq / self.factor
+        elif self.scaling == "yarn":
+            keep = self._yarn_keep()
+            freq = freq * keep + freq / self.factor * (1 - keep)
+        return freq.astype(np.float32)
+
+    @property
+    def scale(self) -> float:
+        """What cos and sin are multiplied with."""
+        return self.attn_factor * yarn_scale(self.factor) if self.scaling == "yarn" else self.attn_factor
+
+    def _yarn_keep(self) -> npt.NDArray[np.float64]:
+        # 1 for pairs that turn more than beta_fast times within the original context, 0 for less than beta_slow, a ramp between.
+        def pair_turning(times: float) -> float:
+            return self.dims * math.log(self.original_context / (times * 2 * math.pi)) / (2 * math.log(self.base))
+
+        low = max(math.floor(pair_turning(self.beta_fast)), 0)
+        high = min(math.ceil(pair_turning(self.beta_slow)), self.dims - 1)
+        ramp = (np.arange(self.dims // 2) - low) / max(high - low, 0.001)
+        return 1 - np.clip(ramp, 0, 1)
+
+
+def yarn_scale(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's attention temperature for a context stretched by factor."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def llama3_factors(base: float, dims: int, factor: float, low: float, high: float, original_context: int) -> npt.NDArray[np.float32]:
+    """What Llama 3.1 divides its frequencies by, float32 (dims/2,): 1 for wavelengths under original_context / high, factor for those over
+    original_context / low, a blend between."""
+    freq = base ** (-2.0 * np.arange(dims // 2) / dims)
+    smooth = np.clip((original_context * freq / (2 * math.pi) - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+
+
+def read_rope(f: Fields, head_dim: int, n_ctx_train: int, default_base: float = 10000.0) -> Rope:
+    """The scheme that GGUF metadata asks for."""
+    dims = f.integer("rope.dimension_count", low=2, high=head_dim, default=head_dim)
+    if dims % 2:
+        raise f.error(f"{f.prefix}rope.dimension_count", f"an even number expected, found {dims}")
+    base = f.number("rope.freq_base", low=1.0, high=1e12, default=default_base)
+    scaling = f.text("rope.scaling.type", default="none")
+    if not f.has("rope.scaling.type") and f.has("rope.scale_linear"):
+        scaling = "linear"
+    if scaling == "none":
+        return Rope(dims, base)
+    factor = f.number("rope.scaling.factor", "rope.scale_linear", high=1e6, default=1.0)
+    attn_factor = f.number("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", high=1e6, default=1.0)
+    if scaling == "linear":
+        return Rope(dims, base, scaling, factor, attn_factor=attn_factor)
+    if scaling == "yarn":
+        if f.has("rope.scaling.yarn_ext_factor") and f.number("rope.scaling.yarn_ext_factor", low=-math.inf) not in (1.0, -1.0):
+            raise UnsupportedError(f"{f.prefix}rope.scaling.yarn_ext_factor: only 1 is supported", path=f.path)
+        fast = f.number("rope.scaling.yarn_beta_fast", high=1e6, default=32.0)
+        slow = f.number("rope.scaling.yarn_beta_slow", high=1e6, default=1.0)
+        original = f.integer("rope.scaling.original_context_length", high=2**27, default=n_ctx_train)
+        return Rope(dims, base, scaling, factor, original, attn_factor, fast, slow)
+    raise UnsupportedError(
+        f"{f.prefix}rope.scaling.type: none, linear or yarn expected, found {quoted(scaling)}", path=f.path
+    )  # fmt: skip
+
+
+def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
+    """The RoPE parameters of a config.json, of transformers 5 (`rope_parameters`, possibly one object per kind of layer) or 4
+    (`rope_theta`, `rope_scaling` with `type` or `rope_type`), as one object."""
+    new = config.sub("rope_parameters")
+    if new.data:
+        return new.sub(kind) if isinstance(new.data.get(kind), dict) else new
+    merged: dict[str, object] = dict(config.sub("rope_scaling").data)
+    merged.setdefault("rope_type", merged.get("type") or "default")
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if config.has(name):
+            merged.setdefault(name, config.data[name])
+    return Fields(merged, config.path)
+
+
+def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int) -> Mapping[str, int | float | str]:
+    """The `rope.*` keys of GGUF for a config.json."""
+    rope = hf_rope(config)
+    out: dict[str, int | float | str] = {}
+    kind = rope.text("rope_type", "type", default="default").lower()
+    if kind in ("linear", "yarn"):
+        factor = rope.number("factor", high=1e6)
+        out |= {f"{prefix}rope.scaling.type": kind, f"{prefix}rope.scaling.factor": factor}
+    if kind == "yarn":
+        original = rope.integer("original_max_position_embeddings", default=n_ctx_train)
+        out[f"{prefix}rope.scaling.original_context_length"] = original
+        # config.json gives the whole factor of cos and sin, GGUF what it is beyond YaRN's own.
+        if rope.has("attention_factor"):
+            out[f"{prefix}rope.scaling.yarn_attn_factor"] = rope.number("attention_factor") / yarn_scale(factor)
+        elif rope.has("mscale") and rope.has("mscale_all_dim"):
+            whole = yarn_scale(factor, rope.number("mscale")) / yarn_scale(factor, rope.number("mscale_all_dim"))
+            out[f"{prefix}rope.scaling.yarn_attn_factor"] = whole / yarn_scale(factor)
+        for name in ("beta_fast", "beta_slow"):
+            if rope.has(name):
+                out[f"{prefix}rope.scaling.yarn_{name}"] = rope.number(name)
+        if not rope.flag("truncate", default=True):
+            raise UnsupportedError("config.json: rope truncate = false is not supported", path=config.path)
+    elif kind not in ("default", "linear", "llama3"):
+        raise UnsupportedError(f"config.json: rope_type default, linear, llama3 or yarn expected, found {quoted(kind)}", path=config.path)
+    if rope.has("rope_theta"):
+        out[f"{prefix}rope.freq_base"] = rope.number("rope_theta")
+    return out

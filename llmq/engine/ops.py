@@ -1,0 +1,213 @@
+"""What every op means, in NumPy: the specification that the native engine is held to.
+
+Each function takes the op, the run it belongs to, and its inputs, matrices (tokens, width) of the run's float type; it returns the
+op's output. Field meanings stand in csrc/ops.def.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.engine.base import Batch
+from llmq.graph.tape import ACTIVATIONS, Op
+
+__all__ = ["OPS", "Array", "History", "Run", "activation"]
+
+Array = npt.NDArray[Any]
+"""A float matrix, of the type the engine computes in."""
+
+
+class History(Protocol):
+    """The keys and values of one slot of one sequence."""
+
+    def put(self, start: int, keys: Array, values: Array) -> None:
+        """Store rows (n, heads*dim) at positions start, start+1, …"""
+
+    def get(self, end: int) -> tuple[Array, Array]:
+        """The rows at positions 0 .. end-1."""
+
+
+@dataclass
+class Run:
+    """One forward pass as ops see it.
+
+    width(value): its columns; weight(id): the float matrix or vector; look_up(id, tokens): rows of a matrix; history(sequence, slot): keys
+    and values; rows[sequence]: the batch indexes of its tokens, in order of position."""
+
+    batch: Batch
+    width: Callable[[int], int]
+    weight: Callable[[int], Array]
+    look_up: Callable[[int, npt.NDArray[np.int32]], Array]
+    history: Callable[[int, int], History]
+    rows: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for seq in np.unique(self.batch.sequences).tolist():
+            rows = np.flatnonzero(self.batch.sequences == seq)
+            self.rows[seq] = rows[np.argsort(self.batch.positions[rows])]
+
+
+def _erf(x: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[x.dtype])(x) if x.size else x
+
+
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + _erf(x * x.dtype.type(math.sqrt(0.5)))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
+
+def activation(number: int, x: Array) -> Array:
+    """act_i0 of ACT and GLU."""
+    with np.errstate(over="ignore"):  # exp(-x) of a very negative x is infinity, and the result 0, as it should be
+        return _FUNCTIONS[ACTIVATIONS[number]](x)
+
+
+def embed(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    rows = run.look_up(op.w0, run.batch.tokens)
+    return rows * rows.dtype.type(op.f[0])
+
+
+def rmsnorm(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    grouped = x.reshape(len(x), -1, op.i[0] or x.shape[1])
+    mean = np.mean(grouped * grouped, axis=-1, keepdims=True)
+    out = grouped / np.sqrt(mean + x.dtype.type(op.f[0]))
+    return (out * run.weight(op.w0) if op.w0 >= 0 else out).reshape(x.shape)
+
+
+def layernorm(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True)
+    out = centred / np.sqrt(variance + x.dtype.type(op.f[0])) * run.weight(op.w0)
+    return out + run.weight(op.w1) if op.w1 >= 0 else out
+
+
+def matmul(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    out: Array = inputs[0] @ run.weight(op.w0).T
+    return out + run.weight(op.w1) if op.w1 >= 0 else out
+
+
+def rope(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    heads, head_dim, dims, apart = op.i[:4]
+    out = x.reshape(-1, heads, head_dim).copy()
+    angle = run.batch.positions.astype(np.float32)[:, None, None] * run.weight(op.w0).astype(np.float32)
+    cos, sin = (f(angle).astype(x.dtype) * x.dtype.type(op.f[0]) for f in (np.cos, np.sin))
+    first = out[..., : dims // 2] if apart else out[..., 0:dims:2]
+    second = out[..., dims // 2 : dims] if apart else out[..., 1:dims:2]
+    first[...], second[...] = first * cos - second * sin, first * sin + second * cos
+    return out.reshape(x.shape)
+
+
+def kv_put(op: Op, run: Run, inputs: Sequence[Array]) -> None:
+    for seq, rows in run.rows.items():
+        run.history(seq, op.slot).put(int(run.batch.positions[rows[0]]), inputs[0][rows], inputs[1][rows])
+
+
+def attn(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (q,) = inputs
+    heads, k_dim, kv_heads, v_dim = op.i[:4]
+    out = np.empty((len(q), heads * v_dim), q.dtype)
+    for seq, rows in run.rows.items():
+        positions = run.batch.positions[rows]
+        keys, values = run.history(seq, op.slot).get(int(positions[-1]) + 1)
+        n, m = len(rows), len(keys)
+        # (kv head, query of its group, …): the heads of a group share one kv head
+        k = keys.reshape(m, kv_heads, k_dim).transpose(1, 2, 0)
+        v = values.reshape(m, kv_heads, v_dim).transpose(1, 0, 2)
+        grouped = q[rows].reshape(n, kv_heads, heads // kv_heads, k_dim).transpose(1, 2, 0, 3).reshape(kv_heads, -1, k_dim)
+        score = (grouped @ k).reshape(heads, n, m) * q.dtype.type(op.f[0])
+        weight = _attention_weights(op, run, score, positions)
+        mixed = (weight.reshape(kv_heads, -1, m) @ v).reshape(heads, n, v_dim)
+        out[rows] = mixed.transpose(1, 0, 2).reshape(n, heads * v_dim)
+    return out
+
+
+def _attention_weights(op: Op, run: Run, score: Array, positions: npt.NDArray[np.int32]) -> Array:
+    # softmax over the visible positions of score (heads, queries, positions), in place
+    heads, _, m = score.shape
+    cap, max_bias = op.f[1], op.f[2]
+    if cap > 0:
+        score = np.tanh(score / score.dtype.type(cap)) * score.dtype.type(cap)
+    distance = np.arange(m)[None, :] - positions[:, None]
+    if max_bias > 0:
+        score = score + _alibi_slopes(heads, max_bias)[:, None, None].astype(score.dtype) * distance
+    visible = np.ones_like(distance, bool) if op.i[5] else distance <= 0
+    if op.i[4]:
+        visible &= distance > -op.i[4]
+    score = np.where(visible, score, -np.inf)
+    sinks = run.weight(op.w0)[:, None, None] if op.w0 >= 0 else None
+    top = score.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        top = np.maximum(top, sinks)
+    score = np.exp(score - top)
+    total = score.sum(axis=-1, keepdims=True)
+    return score / (total if sinks is None else total + np.exp(sinks - top))
+
+
+def _alibi_slopes(heads: int, max_bias: float) -> npt.NDArray[np.float64]:
+    """Press et al. 2022: geometric slopes; head counts that are no power of two take every other slope of the next one for the rest."""
+    whole = 1 << (heads.bit_length() - 1)
+    slopes = 2.0 ** (-max_bias / whole * np.arange(1, whole + 1))
+    more = 2.0 ** (-max_bias / (2 * whole) * np.arange(1, 2 * (heads - whole) + 1, 2))
+    return np.concatenate([slopes, more])
+
+
+def act(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    return activation(op.i[0], inputs[0])
+
+
+def glu(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    return activation(op.i[0], inputs[0]) * inputs[1]
+
+
+def add(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    out: Array = inputs[0] + inputs[1]
+    return out
+
+
+def mul(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    out: Array = inputs[0] * inputs[1]
+    return out
+
+
+def scale(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    return x * x.dtype.type(op.f[0]) + x.dtype.type(op.f[1])
+
+
+def softcap(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    return np.tanh(x / x.dtype.type(op.f[0])) * x.dtype.type(op.f[0])
+
+
+def add_bias(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    return inputs[0] + run.weight(op.w0)
+
+
+def slice_(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    return inputs[0][:, op.i[0] : op.i[0] + run.width(op.out)]
+
+
+def rows(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    return inputs[0][run.batch.outputs]
+
+
+OPS: dict[str, Callable[..., Array | None]] = {
+    "EMBED": embed, "RMSNORM": rmsnorm, "LAYERNORM": layernorm, "MATMUL": matmul, "ROPE": rope, "KV_PUT": kv_put, "ATTN": attn,
+    "ACT": act, "GLU": glu, "ADD": add, "MUL": mul, "SCALE": scale, "SOFTCAP": softcap, "ADD_BIAS": add_bias, "SLICE": slice_,
+    "ROWS": rows,
+}  # fmt: skip

@@ -1,0 +1,158 @@
+"""The reference engine: a tape in NumPy, op by op, with float weights and float state. It is slow and it is the specification."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.engine.base import Batch, check_batch
+from llmq.engine.ops import OPS, Array, Run
+from llmq.errors import ModelClosedError
+from llmq.formats.checkpoint import Tensor
+from llmq.graph.tape import Op, Tape
+from llmq.quant.rows import dequantize
+
+__all__ = ["ReferenceEngine"]
+
+CACHE_BYTES = 2 << 30
+
+
+class _Rows:
+    """The keys and values of one slot of one sequence, growing by doubling."""
+
+    def __init__(self) -> None:
+        self.keys: Array = np.empty((0, 0))
+        self.values: Array = np.empty((0, 0))
+
+    def put(self, start: int, keys: Array, values: Array) -> None:
+        end = start + len(keys)
+        if end > len(self.keys):
+            self.keys, self.values = (self._grown(old, new, start, end) for old, new in ((self.keys, keys), (self.values, values)))
+        self.keys[start:end], self.values[start:end] = keys, values
+
+    @staticmethod
+    def _grown(old: Array, new: Array, start: int, end: int) -> Array:
+        bigger = np.empty((max(end, 2 * len(old)), new.shape[1]), new.dtype)
+        bigger[:start] = old[:start]
+        return bigger
+
+    def get(self, end: int) -> tuple[Array, Array]:
+        return self.keys[:end], self.values[:end]
+
+
+class ReferenceEngine:
+    """Runs `tape` on the tensors it names (see `Engine` in base.py). `dtype` float64 shows what rounding does to float32; dequantized weights
+    are kept up to `cache_bytes`, the least recently used leaving first."""
+
+    def __init__(self, tape: Tape, tensors: Mapping[str, Tensor], *, n_ctx: int | None = None,
+                 dtype: npt.DTypeLike = np.float32, cache_bytes: int = CACHE_BYTES) -> None:  # fmt: skip
+        self.tape = tape
+        self.n_vocab = tape.n_vocab
+        self.n_ctx = n_ctx or tape.n_ctx_train
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self._tensors: Mapping[str, Tensor] | None = tensors
+        self._cache: OrderedDict[int, Array] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._ops = [tape.op(n) for n in range(len(tape.ops))]
+        self._lengths: dict[int, int] = {}
+        self._state: dict[int, list[_Rows]] = {}
+        self._next = 0
+
+    # -- sequences
+
+    def new_sequence(self) -> int:
+        self._open()
+        seq, self._next = self._next, self._next + 1
+        self._lengths[seq] = 0
+        self._state[seq] = [_Rows() for _ in self.tape.slots]
+        return seq
+
+    def length(self, seq: int) -> int:
+        self._open()
+        if seq not in self._lengths:
+            raise ValueError(f"no sequence has the id {seq}")
+        return self._lengths[seq]
+
+    def truncate(self, seq: int, length: int) -> None:
+        if not 0 <= length <= self.length(seq):
+            raise ValueError(f"sequence {seq} holds {self.length(seq)} tokens and cannot be cut to {length}")
+        self._lengths[seq] = length
+
+    def fork(self, seq: int, length: int) -> int:
+        if not 0 <= length <= self.length(seq):
+            raise ValueError(f"sequence {seq} holds {self.length(seq)} tokens and cannot be forked at {length}")
+        new = self.new_sequence()
+        self._lengths[new] = length
+        if length:
+            for old_rows, new_rows in zip(self._state[seq], self._state[new], strict=True):
+                new_rows.put(0, *old_rows.get(length))
+        return new
+
+    def free_sequence(self, seq: int) -> None:
+        self.length(seq)
+        del self._lengths[seq], self._state[seq]
+
+    # -- running
+
+    def run(self, batch: Batch, watch: Callable[[int, Op, list[Array], Array | None], None] | None = None) -> npt.NDArray[np.float32]:
+        """See `Engine.run`. `watch(n, op, inputs, output)` is called after every op."""
+        self._open()
+        check_batch(batch, self._lengths, self.n_vocab, self.n_ctx)
+        run = Run(batch, lambda value: int(self.tape.values["width"][value]), self._weight, self._look_up,
+                  lambda seq, slot: self._state[seq][slot])  # fmt: skip
+        last = {v: n for n, op in enumerate(self._ops) for v in op.inputs}
+        values: dict[int, Array] = {}
+        for n, op in enumerate(self._ops):
+            inputs = [values[v] for v in op.inputs]
+            out = OPS[op.kind](op, run, inputs)
+            if watch is not None:
+                watch(n, op, inputs, out)
+            for v in op.inputs:
+                if last[v] == n:
+                    values.pop(v, None)
+            if out is not None:
+                values[op.out] = out
+        for seq, rows in run.rows.items():
+            self._lengths[seq] += len(rows)
+        return np.ascontiguousarray(values[self.tape.result], np.float32)
+
+    def close(self) -> None:
+        self._tensors = None
+        self._cache.clear()
+        self._state.clear()
+        self._lengths.clear()
+
+    def __enter__(self) -> ReferenceEngine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> Mapping[str, Tensor]:
+        if self._tensors is None:
+            raise ModelClosedError("the engine was closed")
+        return self._tensors
+
+    # -- weights
+
+    def _weight(self, n: int) -> Array:
+        if n in self._cache:
+            self._cache.move_to_end(n)
+            return self._cache[n]
+        weight = self.tape.weights[n]
+        values = weight.data if weight.data is not None else self._open()[weight.name].numpy()
+        self._cache[n] = values.astype(self.dtype, copy=False)
+        while len(self._cache) > 1 and sum(w.nbytes for w in self._cache.values()) > self._cache_bytes:
+            self._cache.popitem(last=False)
+        return self._cache[n]
+
+    def _look_up(self, n: int, ids: npt.NDArray[np.int32]) -> Array:
+        tensor = self._open()[self.tape.weights[n].name]
+        rows, width = tensor.shape
+        picked = tensor.raw().reshape(rows, -1)[ids]
+        return dequantize(picked, tensor.type, (len(ids), width)).astype(self.dtype, copy=False)

@@ -1,0 +1,207 @@
+"""`Graph`: what a family writes its model on.
+
+Every weight is declared where it is used, with the shape that the hyper-parameters ask for; the declaration checks it against the
+file. Ops are appended in order and return the value they write. `freeze` (llmq/graph/passes.py) turns the result into a `Tape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.errors import FormatError, UnsupportedError, UnsupportedQuantError, quoted
+from llmq.formats.checkpoint import Tensor
+from llmq.graph.tape import ACTIVATIONS, Op, Slot, Weight
+from llmq.quant.types import QuantType
+
+__all__ = ["Graph", "Param", "Value"]
+
+
+class Value(NamedTuple):
+    """The output of an op: its id and its number of columns."""
+
+    id: int
+    width: int
+
+
+class Param(NamedTuple):
+    """A declared weight."""
+
+    id: int
+    shape: tuple[int, ...]
+
+
+class Graph:
+    """A model under construction over `tensors`, the checkpoint's tensors by GGUF name; `path` is the file that errors name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], path: str | None = None) -> None:
+        self.tensors = tensors
+        self.path = path
+        self.ops: list[Op] = []
+        self.widths: list[int] = []
+        self.weights: list[Weight] = []
+        self.slots: list[Slot] = []
+        self._weight_ids: dict[str, int] = {}
+        self._read: set[str] = set()
+        self._prefix = ""
+
+    # -- names and weights
+
+    @contextmanager
+    def scope(self, prefix: str) -> Iterator[None]:
+        """Names inside are `prefix.name`: `with g.scope("blk.0"): g.w("attn_q.weight", …)`."""
+        outer, self._prefix = self._prefix, f"{self._prefix}{prefix}."
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
+    def has(self, name: str) -> bool:
+        """Whether the file has this tensor."""
+        return self._prefix + name in self.tensors
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The file's tensor of that name. FormatError when it is missing or has another shape."""
+        full = self._prefix + name
+        found = self.tensors.get(full)
+        if found is None:
+            raise FormatError(f"no tensor {full!r}; the hyper-parameters ask for one of shape {shape}", path=self.path)
+        if found.shape != shape:
+            raise FormatError(
+                f"tensor {full!r}: the hyper-parameters ask for shape {shape}, the file has {found.shape}",
+                path=self.path, offset=found.offset,
+            )  # fmt: skip
+        return found
+
+    def w(self, name: str, shape: tuple[int, ...]) -> Param:
+        """Declare a weight, row-major (outputs, inputs) for matrices. A weight declared twice (tied embeddings) is one weight."""
+        found = self.tensor(name, shape)
+        if found.name not in self._weight_ids:
+            self._weight_ids[found.name] = len(self.weights)
+            self.weights.append(Weight(found.name, shape, found.type, frozenset()))
+        return Param(self._weight_ids[found.name], shape)
+
+    def maybe(self, name: str, shape: tuple[int, ...]) -> Param | None:
+        """`w` for a tensor that a file may leave out."""
+        return self.w(name, shape) if self.has(name) else None
+
+    def const(self, name: str, data: npt.NDArray[np.float32]) -> Param:
+        """A float32 table that the graph computed; a second table of the same name must be the same."""
+        if name not in self._weight_ids:
+            self._weight_ids[name] = len(self.weights)
+            self.weights.append(Weight(name, data.shape, QuantType.F32, frozenset(), data))
+        return Param(self._weight_ids[name], data.shape)
+
+    def positive(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """The values of a tensor that goes into a table, not onto the tape. FormatError unless all are finite and above 0."""
+        found = self.tensor(name, shape)
+        values = found.numpy()
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise FormatError(f"tensor {found.name!r}: finite numbers above 0 expected", path=self.path, offset=found.offset)
+        self._read.add(found.name)
+        return values
+
+    def _use(self, param: Param | None, use: str) -> int:
+        if param is None:
+            return -1
+        weight = self.weights[param.id]
+        if use == "f32" and not weight.type.is_float:
+            raise UnsupportedQuantError(
+                f"tensor {weight.name!r}: a float type (F32, F16, BF16) is needed here, the file has {weight.type.name}", path=self.path
+            )
+        self.weights[param.id] = replace(weight, uses=weight.uses | {use})
+        return param.id
+
+    def check_all_read(self, ignored: tuple[str, ...] = ()) -> None:
+        """UnsupportedError when the file has tensors that the graph did not declare: running without them would be another model.
+        `ignored` are endings of names that carry nothing."""
+        known = self._read | self._weight_ids.keys()
+        unread = [name for name in self.tensors if name not in known and not name.endswith(ignored)]
+        if unread:
+            shown = ", ".join(quoted(name) for name in unread[:4]) + (f" and {len(unread) - 4} more" if len(unread) > 4 else "")
+            raise UnsupportedError(f"tensors that this architecture does not know: {shown}", path=self.path)
+
+    # -- ops
+
+    def _emit(self, kind: str, width: int, a: Value | None = None, b: Value | None = None, label: str = "", *,
+              w0: int = -1, w1: int = -1, slot: int = -1, i: tuple[int, ...] = (), f: tuple[float, ...] = ()) -> Value:  # fmt: skip
+        out = Value(-1, 0)
+        if width:
+            out = Value(len(self.widths), width)
+            self.widths.append(width)
+        a_id, b_id = (a.id if a else -1), (b.id if b else -1)
+        if not label:
+            named = [w for w in (w0,) if w >= 0 and self.weights[w].data is None]
+            label = self.weights[named[0]].name.removesuffix(".weight") if named else self._prefix + kind.lower()
+        self.ops.append(Op(kind, out.id, a_id, b_id, w0, w1, slot, i, f, label))
+        return out
+
+    def embed(self, table: Param, scale: float = 1.0) -> Value:
+        """One row of table (n_vocab, width) per token, times scale."""
+        return self._emit("EMBED", table.shape[1], w0=self._use(table, "rows"), f=(scale,))
+
+    def rmsnorm(self, x: Value, weight: Param | None, eps: float, group: int = 0) -> Value:
+        """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads)."""
+        return self._emit("RMSNORM", x.width, x, w0=self._use(weight, "f32"), i=(group,), f=(eps,))
+
+    def layernorm(self, x: Value, weight: Param, bias: Param | None, eps: float) -> Value:
+        """LayerNorm (Ba et al. 2016) of each row."""
+        return self._emit("LAYERNORM", x.width, x, w0=self._use(weight, "f32"), w1=self._use(bias, "f32"), f=(eps,))
+
+    def matmul(self, x: Value, weight: Param, bias: Param | None = None) -> Value:
+        """x . weightᵀ + bias; weight is (outputs, inputs)."""
+        return self._emit("MATMUL", weight.shape[0], x, w0=self._use(weight, "matmul"), w1=self._use(bias, "f32"))
+
+    def linear(self, x: Value, name: str, rows: int) -> Value:
+        """`matmul` with name.weight (rows, x.width) and, when the file has it, name.bias."""
+        return self.matmul(x, self.w(f"{name}.weight", (rows, x.width)), self.maybe(f"{name}.bias", (rows,)))
+
+    def rope(self, x: Value, table: Param, heads: int, *, interleaved: bool, scale: float = 1.0, label: str = "rope") -> Value:
+        """Rotary positions (Su et al. 2021) on the first 2*len(table) columns of each head; `table` holds inverse frequencies. Columns pair
+        as (j, j+1) when interleaved, else as (j, j+len(table)). `scale` multiplies cos and sin."""
+        return self._emit("ROPE", x.width, x, label=self._prefix + label, w0=self._use(table, "f32"),
+                          i=(heads, x.width // heads, 2 * table.shape[0], 0 if interleaved else 1), f=(scale,))  # fmt: skip
+
+    def attention(self, q: Value, k: Value, v: Value, *, heads: int, kv_heads: int, scale: float, softcap: float = 0.0,
+                  alibi: float = 0.0, window: int = 0, sinks: Param | None = None) -> Value:  # fmt: skip
+        """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, causal, grouped (Ainslie et al. 2023)."""
+        k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
+        slot = len(self.slots)
+        self.slots.append(Slot(kv_heads, k_dim, v_dim, window))
+        self._emit("KV_PUT", 0, k, v, slot=slot, i=(kv_heads, k_dim, v_dim))
+        return self._emit("ATTN", heads * v_dim, q, w0=self._use(sinks, "f32"), slot=slot,
+                          i=(heads, k_dim, kv_heads, v_dim, window), f=(scale, softcap, alibi))  # fmt: skip
+
+    def act(self, x: Value, name: str) -> Value:
+        """An activation, by its name in ACTIVATIONS."""
+        return self._emit("ACT", x.width, x, label=self._prefix + name, i=(ACTIVATIONS.index(name),))
+
+    def glu(self, gate: Value, up: Value, name: str) -> Value:
+        """act(gate) * up (Shazeer 2020)."""
+        return self._emit("GLU", gate.width, gate, up, label=f"{self._prefix}{name}_glu", i=(ACTIVATIONS.index(name),))
+
+    def add(self, a: Value, b: Value, label: str = "add") -> Value:
+        return self._emit("ADD", a.width, a, b, self._prefix + label)
+
+    def mul(self, a: Value, b: Value, label: str = "mul") -> Value:
+        return self._emit("MUL", a.width, a, b, self._prefix + label)
+
+    def scale(self, x: Value, factor: float, offset: float = 0.0, label: str = "scale") -> Value:
+        """factor * x + offset; x itself when that changes nothing."""
+        return x if factor == 1.0 and offset == 0.0 else self._emit("SCALE", x.width, x, label=self._prefix + label, f=(factor, offset))
+
+    def softcap(self, x: Value, cap: float) -> Value:
+        """cap * tanh(x / cap); x itself when cap is 0."""
+        return self._emit("SOFTCAP", x.width, x, f=(cap,)) if cap else x
+
+    def add_bias(self, x: Value, bias: Param) -> Value:
+        return self._emit("ADD_BIAS", x.width, x, w0=self._use(bias, "f32"))
+
+    def slice(self, x: Value, start: int, width: int, label: str = "slice") -> Value:
+        """Columns start .. start+width."""
+        return self._emit("SLICE", width, x, label=self._prefix + label, i=(start,))

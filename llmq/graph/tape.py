@@ -1,0 +1,133 @@
+"""The tape: a model as a static list of ops over values, weights and state slots.
+
+A value is a float32 matrix (tokens, width) that one op writes and later ops read. There is no control flow: layers are unrolled, and
+the positions, sequences and state of a batch belong to the engine that runs the tape. The kinds of op, what each reads and what its
+integers and floats mean stand in csrc/ops.def (docs/ops.md); the arrays of a `Tape` are the structs of csrc/llmq.h byte for byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq import _native
+from llmq.quant.types import QuantType
+
+__all__ = ["ACTIVATIONS", "ALIGN", "KINDS", "OP_DTYPE", "VALUE_DTYPE", "Kind", "Op", "Slot", "Tape", "Weight"]
+
+
+class Kind(NamedTuple):
+    """A row of csrc/ops.def: what an op of this kind reads."""
+
+    name: str
+    reads_a: bool
+    reads_b: bool
+    weights: int
+    state: bool
+    doc: str
+
+
+KINDS: dict[str, Kind] = {row[0]: Kind(*row) for row in _native.op_kinds()}
+KIND_NAMES = tuple(KINDS)
+
+OP_DTYPE: np.dtype[np.void]
+VALUE_DTYPE: np.dtype[np.void]
+OP_DTYPE, VALUE_DTYPE = _native.tape_dtypes()
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
+"""The functions of ACT and GLU, in the order of i0."""
+
+ALIGN = 16
+"""Arena offsets and the room of every value are multiples of this many floats (64 bytes)."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op. `out`, `a`, `b` are value ids, `w0`, `w1` weight ids, `slot` a state slot; -1: none. `i` and `f` are filled up to 8 and 4
+    with zeros. `label` says where it stands in the model ("blk.0.attn_q")."""
+
+    kind: str
+    out: int = -1
+    a: int = -1
+    b: int = -1
+    w0: int = -1
+    w1: int = -1
+    slot: int = -1
+    i: tuple[int, ...] = ()
+    f: tuple[float, ...] = ()
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "i", self.i + (0,) * (8 - len(self.i)))
+        object.__setattr__(self, "f", self.f + (0.0,) * (4 - len(self.f)))
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The values it reads."""
+        return tuple(v for v in (self.a, self.b) if v >= 0)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """The weights it reads."""
+        return tuple(w for w in (self.w0, self.w1) if w >= 0)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that ops read: of the checkpoint, by its name, or a table that the graph computed (`data`, float32).
+
+    `uses` says how: "matmul" (packed), "rows" (looked up by EMBED), "f32" (norms, biases, tables)."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: QuantType
+    uses: frozenset[str]
+    data: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.type.nbytes(int(np.prod(self.shape)))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The keys and values of one attention layer: per token `heads` heads of `k_dim` and `v_dim` numbers. No op looks further back than
+    `window` tokens (0: to the start)."""
+
+    heads: int
+    k_dim: int
+    v_dim: int
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class Tape:
+    """A program that is ready to run: immutable, verified, shared by threads.
+
+    ops: OP_DTYPE (n_ops,), read-only; values: VALUE_DTYPE (n_values,), read-only. Value v of a batch of n tokens is the float32 matrix
+    (n, width), or (n_out, width) when its `tail` is 1, row after row from arena[offset * n]. `arena` is the number of floats per token.
+    `result` is the value with the logits, (n_out, n_vocab)."""
+
+    arch: str
+    ops: npt.NDArray[Any]
+    values: npt.NDArray[Any]
+    weights: tuple[Weight, ...]
+    slots: tuple[Slot, ...]
+    labels: tuple[str, ...]
+    result: int
+    arena: int
+    n_vocab: int
+    n_embd: int
+    n_layer: int
+    n_ctx_train: int
+
+    def op(self, n: int) -> Op:
+        """Op n as Python reads it."""
+        row = self.ops[n]
+        ids = {name: int(row[name]) for name in ("out", "a", "b", "w0", "w1", "slot")}
+        kind = KIND_NAMES[row["kind"]]
+        return Op(kind, **ids, i=tuple(row["i"].tolist()), f=tuple(row["f"].tolist()), label=self.labels[n])

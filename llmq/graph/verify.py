@@ -1,0 +1,212 @@
+"""The last look at a tape before it runs: every id, shape, flag and offset, checked from the frozen arrays alone.
+
+Written apart from the builder and the passes, so that a mistake there is found here and never reaches a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from llmq.errors import TapeError
+from llmq.graph.tape import ACTIVATIONS, ALIGN, KIND_NAMES, KINDS, OP_DTYPE, VALUE_DTYPE, Op, Tape
+
+__all__ = ["verify"]
+
+
+class _Checker:
+    """One tape and the op that is looked at."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.n = -1
+        self.op = Op("")
+
+    def need(self, condition: bool, what: str) -> None:
+        if not condition:
+            where = f"op {self.n} {self.op.kind} ({self.op.label}): " if self.n >= 0 else ""
+            raise TapeError(f"{self.tape.arch} tape: {where}{what}")
+
+    def width(self, value: int) -> int:
+        return int(self.tape.values["width"][value])
+
+    def weight(self, n: int, use: str, shape: tuple[int, ...]) -> None:
+        w = self.tape.weights[n]
+        self.need(use in w.uses, f"weight {w.name!r} is not declared for use as {use!r}")
+        self.need(w.shape == shape, f"weight {w.name!r} has shape {w.shape}, the op needs {shape}")
+
+    def same_width(self) -> None:
+        op = self.op
+        for v in op.inputs:
+            self.need(self.width(v) == self.width(op.out), f"value {v} is {self.width(v)} wide, the output {self.width(op.out)}")
+
+
+def verify(tape: Tape) -> None:
+    """Raise TapeError unless the tape keeps every rule of csrc/ops.def and of its memory plan."""
+    c = _Checker(tape)
+    c.need(tape.ops.dtype == OP_DTYPE and tape.ops.ndim == 1, "ops are not an array of OP_DTYPE")
+    c.need(tape.values.dtype == VALUE_DTYPE and tape.values.ndim == 1, "values are not an array of VALUE_DTYPE")
+    c.need(len(tape.labels) == len(tape.ops), "one label per op is needed")
+    c.need(not tape.ops.flags.writeable and not tape.values.flags.writeable, "the arrays must be read-only")
+    c.need(bool(np.all(tape.values["width"] >= 1)), "a value has no columns")
+    for w in tape.weights:
+        c.need(len(w.shape) >= 1 and min(w.shape) >= 1, f"weight {w.name!r} has shape {w.shape}")
+        if w.data is not None:
+            c.need(w.data.dtype == np.float32 and w.data.shape == w.shape and bool(np.isfinite(w.data).all()), f"table {w.name!r}")
+    for n, slot in enumerate(tape.slots):
+        c.need(min(slot.heads, slot.k_dim, slot.v_dim) >= 1 and slot.window >= 0, f"slot {n} is {slot}")
+    written: set[int] = set()
+    filled: set[int] = set()
+    read: set[int] = set()
+    for c.n in range(len(tape.ops)):
+        c.need(0 <= int(tape.ops["kind"][c.n]) < len(KIND_NAMES), f"kind {tape.ops['kind'][c.n]} is unknown")
+        c.op = tape.op(c.n)
+        _check_ids(c, written, filled)
+        _check_tail(c)
+        _SHAPES[c.op.kind](c)
+        read.update(c.op.inputs)
+    c.n = -1
+    c.need(written == set(range(len(tape.values))), "a value is never written")
+    c.need(filled == set(range(len(tape.slots))), "a state slot is never written")
+    c.need(0 <= tape.result < len(tape.values), f"result {tape.result} is no value")
+    c.need(c.width(tape.result) == tape.n_vocab, f"the result is {c.width(tape.result)} wide, the vocabulary {tape.n_vocab}")
+    c.need(bool(tape.values["tail"][tape.result]), "the result must have the output rows only")
+    unread = written - read - {tape.result}
+    c.need(not unread, f"values {sorted(unread)} are never read")
+    _check_memory(c)
+
+
+def _check_ids(c: _Checker, written: set[int], filled: set[int]) -> None:
+    tape, op, kind = c.tape, c.op, KINDS[c.op.kind]
+    c.need((op.a >= 0) == kind.reads_a and (op.b >= 0) == kind.reads_b, "reads the wrong number of values")
+    for v in op.inputs:
+        c.need(v in written, f"reads value {v} before it is written")
+    if op.kind == "KV_PUT":
+        c.need(op.out == -1, "has an output")
+    else:
+        c.need(0 <= op.out < len(tape.values) and op.out not in written, f"writes value {op.out}, which is taken or none")
+        written.add(op.out)
+    for n, w in enumerate((op.w0, op.w1)):
+        c.need(-1 <= w < (len(tape.weights) if n < kind.weights else 0), f"weight id {w}")
+    c.need((0 <= op.slot < len(tape.slots)) if kind.state else op.slot == -1, f"state slot {op.slot}")
+    if op.kind == "KV_PUT":
+        c.need(op.slot not in filled, f"slot {op.slot} is written twice")
+        filled.add(op.slot)
+    elif kind.state:
+        c.need(op.slot in filled, f"slot {op.slot} is read before it is written")
+    c.need(all(math.isfinite(x) for x in op.f), f"floats {op.f}")
+    c.need(int(tape.ops["reserved"][c.n]) == 0, "the reserved field is not 0")
+
+
+def _check_tail(c: _Checker) -> None:
+    # Positions and tokens are those of the whole batch, so only ops that look at single rows may run on the output rows alone.
+    op, tail = c.op, c.tape.values["tail"]
+    inside = {int(tail[v]) for v in op.inputs}
+    if op.kind in ("EMBED", "ROPE", "KV_PUT", "ATTN"):
+        c.need(inside <= {0} and (op.out < 0 or tail[op.out] == 0), "needs every token, after ROWS")
+    elif op.kind == "ROWS":
+        c.need(inside == {0} and tail[op.out] == 1, "must go from all tokens to the output rows")
+    else:
+        c.need(inside == {int(tail[op.out])}, "mixes all tokens with the output rows")
+
+
+def _embed(c: _Checker) -> None:
+    c.weight(c.op.w0, "rows", (c.tape.n_vocab, c.width(c.op.out)))
+    c.need(c.op.f[0] != 0, "scale 0")
+
+
+def _norm(c: _Checker) -> None:
+    op, width = c.op, c.width(c.op.out)
+    c.same_width()
+    c.need(op.f[0] > 0, f"epsilon {op.f[0]}")
+    group = (op.i[0] if op.kind == "RMSNORM" else 0) or width
+    c.need(0 < group <= width and width % group == 0, f"groups of {group} columns in rows of {width}")
+    c.need(op.kind == "RMSNORM" or op.w0 >= 0, "has no weight")
+    for w in op.weights:
+        c.weight(w, "f32", (group,))
+
+
+def _matmul(c: _Checker) -> None:
+    rows = c.width(c.op.out)
+    c.need(c.op.w0 >= 0, "has no weight")
+    c.weight(c.op.w0, "matmul", (rows, c.width(c.op.a)))
+    if c.op.w1 >= 0:
+        c.weight(c.op.w1, "f32", (rows,))
+
+
+def _rope(c: _Checker) -> None:
+    heads, head_dim, dims, pairing = c.op.i[:4]
+    c.same_width()
+    c.need(heads >= 1 and heads * head_dim == c.width(c.op.a), f"{heads} heads of {head_dim} columns in rows of {c.width(c.op.a)}")
+    c.need(2 <= dims <= head_dim and dims % 2 == 0 and pairing in (0, 1), f"rotates {dims} of {head_dim} columns, pairing {pairing}")
+    c.need(c.op.w0 >= 0, "has no table")
+    c.weight(c.op.w0, "f32", (dims // 2,))
+    c.need(c.op.f[0] > 0, f"scale {c.op.f[0]}")
+
+
+def _kv_put(c: _Checker) -> None:
+    op, slot = c.op, c.tape.slots[c.op.slot]
+    c.need(op.i[:3] == (slot.heads, slot.k_dim, slot.v_dim), f"puts {op.i[:3]} into a slot of {slot}")
+    c.need(c.width(op.a) == slot.heads * slot.k_dim and c.width(op.b) == slot.heads * slot.v_dim, "keys or values of another width")
+
+
+def _attn(c: _Checker) -> None:
+    op, slot = c.op, c.tape.slots[c.op.slot]
+    heads, k_dim, kv_heads, v_dim, window, whole = op.i[:6]
+    c.need((kv_heads, k_dim, v_dim) == (slot.heads, slot.k_dim, slot.v_dim), f"reads {(kv_heads, k_dim, v_dim)} from a slot of {slot}")
+    c.need(heads >= 1 and heads % kv_heads == 0, f"{heads} heads over {kv_heads}")
+    c.need(c.width(op.a) == heads * k_dim and c.width(op.out) == heads * v_dim, "queries or output of another width")
+    c.need(window >= 0 and (slot.window == 0 or 0 < window <= slot.window), f"window {window} over a slot that keeps {slot.window}")
+    c.need(whole in (0, 1) and op.f[0] > 0 and op.f[1] >= 0 and op.f[2] >= 0, f"flags {op.i} {op.f}")
+    if op.w0 >= 0:
+        c.weight(op.w0, "f32", (heads,))
+
+
+def _act(c: _Checker) -> None:
+    c.same_width()
+    c.need(0 <= c.op.i[0] < len(ACTIVATIONS), f"activation {c.op.i[0]}")
+
+
+def _softcap(c: _Checker) -> None:
+    c.same_width()
+    c.need(c.op.f[0] > 0, f"cap {c.op.f[0]}")
+
+
+def _add_bias(c: _Checker) -> None:
+    c.same_width()
+    c.need(c.op.w0 >= 0, "has no bias")
+    c.weight(c.op.w0, "f32", (c.width(c.op.out),))
+
+
+def _slice(c: _Checker) -> None:
+    start, width = c.op.i[0], c.width(c.op.out)
+    c.need(0 <= start and start + width <= c.width(c.op.a), f"columns {start}..{start + width} of {c.width(c.op.a)}")
+
+
+_SHAPES: dict[str, Callable[[_Checker], None]] = {
+    "EMBED": _embed, "RMSNORM": _norm, "LAYERNORM": _norm, "MATMUL": _matmul, "ROPE": _rope, "KV_PUT": _kv_put, "ATTN": _attn,
+    "ACT": _act, "GLU": _act, "ADD": _Checker.same_width, "MUL": _Checker.same_width, "SCALE": _Checker.same_width,
+    "SOFTCAP": _softcap, "ADD_BIAS": _add_bias, "SLICE": _slice, "ROWS": _Checker.same_width,
+}  # fmt: skip
+
+
+def _check_memory(c: _Checker) -> None:
+    # Two values overlap in memory only if one is read for the last time before the other is written.
+    tape = c.tape
+    first = np.zeros(len(tape.values), np.int64)
+    last = np.zeros(len(tape.values), np.int64)
+    for n in range(len(tape.ops)):
+        op = tape.op(n)
+        if op.out >= 0:
+            first[op.out] = last[op.out] = n
+        for v in op.inputs:
+            last[v] = n
+    last[tape.result] = len(tape.ops)
+    start = tape.values["offset"]
+    end = start + tape.values["width"]
+    c.need(bool(np.all(start >= 0) and np.all(start % ALIGN == 0) and np.all(end <= tape.arena)), "a value lies outside the arena")
+    for v in range(len(tape.values)):
+        clash = (first <= last[v]) & (first[v] <= last) & (start < end[v]) & (start[v] < end)
+        clash[v] = False
+        c.need(not clash.any(), f"values {v} and {np.flatnonzero(clash)[:1]} share memory while both are alive")
