@@ -54,7 +54,9 @@ def build_tape(checkpoint: Checkpoint) -> Tape:
     _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, path)
     logits = family.build(graph, hp)
     graph.check_all_read(family.ignored)
-    return freeze(graph, logits, arch=family.name, n_vocab=hp.n_vocab, n_embd=hp.n_embd, n_layer=hp.n_layer, n_ctx_train=hp.n_ctx_train)
+    return freeze(
+        graph, logits, arch=family.name, n_vocab=hp.n_vocab, n_embd=hp.n_embd, n_layer=hp.n_layer, n_ctx_train=hp.n_ctx_train
+    )
 
 
 def _check_blocks(checkpoint: Checkpoint, key: str, n_layer: int, path: str) -> None:
@@ -68,4 +70,6 @@ def _check_blocks(checkpoint: Checkpoint, key: str, n_layer: int, path: str) -> 
 def _unknown(key: str, value: str, known: list[str], path: str | None) -> UnsupportedArchError:
     near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.4)
     hint = f"; the nearest is {near[0]}" if near else ""
-    return UnsupportedArchError(f"{key} {quoted(value)} is not supported{hint}. Supported: {', '.join(sorted(known))}", path=path)
+    return UnsupportedArchError(
+        f"{key} {quoted(value)} is not supported{hint}. Supported: {', '.join(sorted(known))}", path=path
+    )

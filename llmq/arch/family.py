@@ -25,8 +25,8 @@ Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 class Family:
     """The decoder-only defaults; a family overrides what is its own.
 
-    name: `general.architecture`; hf_model_types: the `model_type`s of config.json that it covers; hf_defaults: what transformers
-    assumes for keys that config.json leaves out; ignored: endings of tensor names that carry nothing."""
+    name: `general.architecture`; hf_model_types: the `model_type`s of config.json that it covers; hf_defaults: what
+    transformers assumes for keys that config.json leaves out; ignored: endings of tensor names that carry nothing."""
 
     name: str
     hf_model_types: tuple[str, ...]
@@ -42,7 +42,8 @@ class Family:
         raise NotImplementedError
 
     def hf_metadata(self, config: Mapping[str, object], path: str | None = None) -> dict[str, MetaValue]:
-        """The `{name}.*` keys of the GGUF that belongs to a config.json (transformers 4 or 5), without `general.*` and `tokenizer.*`."""
+        """The `{name}.*` keys of the GGUF that belongs to a config.json (transformers 4 or 5), without `general.*` and
+        `tokenizer.*`."""
         f = Fields({**self.hf_defaults, **{k: v for k, v in config.items() if v is not None}}, path)
         p = f"{self.name}."
         n_head = f.integer("num_attention_heads", "n_head")

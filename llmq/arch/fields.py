@@ -1,4 +1,5 @@
-"""Typed, ranged reading of what a file says: GGUF metadata or a config.json. Wrong types and values are FormatErrors naming the key."""
+"""Typed, ranged reading of what a file says: GGUF metadata or a config.json. Wrong types and values are FormatErrors naming
+the key."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ _T = TypeVar("_T")
 
 
 class Fields:
-    """The keys of `data`, each read as `prefix` + name. Several names for one field are tried in order; a missing field is its default,
-    or a FormatError when it has none."""
+    """The keys of `data`, each read as `prefix` + name. Several names for one field are tried in order; a missing field is
+    its default, or a FormatError when it has none."""
 
     def __init__(self, data: Mapping[str, object], path: str | None = None, prefix: str = "") -> None:
         self.data = data

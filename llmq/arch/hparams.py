@@ -48,11 +48,19 @@ def read_hparams(f: Fields, *, eps_key: str = "attention.layer_norm_rms_epsilon"
     if experts:
         raise UnsupportedError(f"{f.prefix}expert_count is {experts}: mixtures of experts are not supported", path=f.path)
     return HParams(
-        n_vocab=_vocabulary(f), n_ctx_train=n_ctx_train, n_embd=n_embd, n_layer=n_layer, n_head=n_head, n_head_kv=n_head_kv,
-        head_dim=head_dim, head_dim_v=head_dim_v, n_ff=f.integer("feed_forward_length", high=MAX_WIDTH * 16),
-        eps=f.number(eps_key, high=1.0), rope=read_rope(f, head_dim, n_ctx_train, rope_base),
+        n_vocab=_vocabulary(f),
+        n_ctx_train=n_ctx_train,
+        n_embd=n_embd,
+        n_layer=n_layer,
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        n_ff=f.integer("feed_forward_length", high=MAX_WIDTH * 16),
+        eps=f.number(eps_key, high=1.0),
+        rope=read_rope(f, head_dim, n_ctx_train, rope_base),
         window=f.integer("attention.sliding_window", low=0, default=0),
-    )  # fmt: skip
+    )
 
 
 def _vocabulary(f: Fields) -> int:

@@ -26,7 +26,7 @@ __all__ = ["FAMILY", "Llama"]
 class Llama(Family):
     name = "llama"
     hf_model_types = ("llama", "mistral", "Yi")
-    hf_defaults = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+    hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
     interleaved = True
     qk_norm = False
 
@@ -65,10 +65,13 @@ class Llama(Family):
         if rope.text("rope_type", "type", default="default").lower() != "llama3":
             return {}
         factors = llama3_factors(
-            rope.number("rope_theta", default=10000.0), _head_dim(f), rope.number("factor", default=8.0),
-            rope.number("low_freq_factor", default=1.0), rope.number("high_freq_factor", default=4.0),
-            rope.integer("original_max_position_embeddings", default=8192),
-        )  # fmt: skip
+            rope.number("rope_theta", default=10000.0),
+            _head_dim(f),
+            factor=rope.number("factor", default=8.0),
+            low=rope.number("low_freq_factor", default=1.0),
+            high=rope.number("high_freq_factor", default=4.0),
+            original_context=rope.integer("original_max_position_embeddings", default=8192),
+        )
         return {"rope_freqs.weight": factors}
 
 
@@ -78,7 +81,8 @@ def _head_dim(f: Fields) -> int:
 
 def neighbours(x: npt.NDArray[np.generic], n_head: int) -> npt.NDArray[np.generic]:
     """Rows (heads of dim rows; pairs (j, j + dim/2)) reordered so that pairs are (2j, 2j + 1)."""
-    return x.reshape(n_head, 2, len(x) // n_head // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    out: npt.NDArray[np.generic] = x.reshape(n_head, 2, len(x) // n_head // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    return out
 
 
 FAMILY = Llama()

@@ -56,7 +56,8 @@ class Rope:
         return self.attn_factor * yarn_scale(self.factor) if self.scaling == "yarn" else self.attn_factor
 
     def _yarn_keep(self) -> npt.NDArray[np.float64]:
-        # 1 for pairs that turn more than beta_fast times within the original context, 0 for less than beta_slow, a ramp between.
+        # 1 for pairs that turn more than beta_fast times within the original context, 0 for less than beta_slow, a ramp
+        # between.
         def pair_turning(times: float) -> float:
             return self.dims * math.log(self.original_context / (times * 2 * math.pi)) / (2 * math.log(self.base))
 
@@ -71,9 +72,11 @@ def yarn_scale(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def llama3_factors(base: float, dims: int, factor: float, low: float, high: float, original_context: int) -> npt.NDArray[np.float32]:
-    """What Llama 3.1 divides its frequencies by, float32 (dims/2,): 1 for wavelengths under original_context / high, factor for those over
-    original_context / low, a blend between."""
+def llama3_factors(
+    base: float, dims: int, *, factor: float, low: float, high: float, original_context: int
+) -> npt.NDArray[np.float32]:
+    """What Llama 3.1 divides its frequencies by, float32 (dims/2,): 1 for wavelengths under original_context / high, factor
+    for those over original_context / low, a blend between."""
     freq = base ** (-2.0 * np.arange(dims // 2) / dims)
     smooth = np.clip((original_context * freq / (2 * math.pi) - low) / (high - low), 0, 1)
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
@@ -101,9 +104,7 @@ def read_rope(f: Fields, head_dim: int, n_ctx_train: int, default_base: float = 
         slow = f.number("rope.scaling.yarn_beta_slow", high=1e6, default=1.0)
         original = f.integer("rope.scaling.original_context_length", high=2**27, default=n_ctx_train)
         return Rope(dims, base, scaling, factor, original, attn_factor, fast, slow)
-    raise UnsupportedError(
-        f"{f.prefix}rope.scaling.type: none, linear or yarn expected, found {quoted(scaling)}", path=f.path
-    )  # fmt: skip
+    raise UnsupportedError(f"{f.prefix}rope.scaling.type: none, linear or yarn expected, found {quoted(scaling)}", path=f.path)
 
 
 def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
@@ -143,7 +144,9 @@ def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int) -> Mapping[s
         if not rope.flag("truncate", default=True):
             raise UnsupportedError("config.json: rope truncate = false is not supported", path=config.path)
     elif kind not in ("default", "linear", "llama3"):
-        raise UnsupportedError(f"config.json: rope_type default, linear, llama3 or yarn expected, found {quoted(kind)}", path=config.path)
+        raise UnsupportedError(
+            f"config.json: rope_type default, linear, llama3 or yarn expected, found {quoted(kind)}", path=config.path
+        )
     if rope.has("rope_theta"):
         out[f"{prefix}rope.freq_base"] = rope.number("rope_theta")
     return out

@@ -1,8 +1,7 @@
 """What every op means, in NumPy: the specification that the native engine is held to.
 
-Each function takes the op, the run it belongs to, and its inputs, matrices (tokens, width) of the run's float type; it returns the
-op's output. Field meanings stand in csrc/ops.def.
-"""
+Each function takes the op, the run it belongs to, and its inputs, matrices (tokens, width) of the run's float type; it
+returns the op's output. Field meanings stand in csrc/ops.def."""
 
 from __future__ import annotations
 
@@ -37,8 +36,8 @@ class History(Protocol):
 class Run:
     """One forward pass as ops see it.
 
-    width(value): its columns; weight(id): the float matrix or vector; look_up(id, tokens): rows of a matrix; history(sequence, slot): keys
-    and values; rows[sequence]: the batch indexes of its tokens, in order of position."""
+    width(value): its columns; weight(id): the float matrix or vector; look_up(id, tokens): rows of a matrix;
+    history(sequence, slot): keys and values; rows[sequence]: the batch indexes of its tokens, in order of position."""
 
     batch: Batch
     width: Callable[[int], int]
@@ -76,22 +75,26 @@ def activation(number: int, x: Array) -> Array:
 
 def embed(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     rows = run.look_up(op.w0, run.batch.tokens)
-    return rows * rows.dtype.type(op.f[0])
+    out: Array = rows * rows.dtype.type(op.f[0])
+    return out
 
 
 def rmsnorm(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
-    grouped = x.reshape(len(x), -1, op.i[0] or x.shape[1])
+    group = op.i[0] or x.shape[1]
+    grouped = x.reshape(len(x), x.shape[1] // group, group)
     mean = np.mean(grouped * grouped, axis=-1, keepdims=True)
-    out = grouped / np.sqrt(mean + x.dtype.type(op.f[0]))
-    return (out * run.weight(op.w0) if op.w0 >= 0 else out).reshape(x.shape)
+    out: Array = grouped / np.sqrt(mean + x.dtype.type(op.f[0]))
+    if op.w0 >= 0:
+        out = out * run.weight(op.w0)
+    return out.reshape(x.shape)
 
 
 def layernorm(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    out = centred / np.sqrt(variance + x.dtype.type(op.f[0])) * run.weight(op.w0)
+    out: Array = centred / np.sqrt(variance + x.dtype.type(op.f[0])) * run.weight(op.w0)
     return out + run.weight(op.w1) if op.w1 >= 0 else out
 
 
@@ -103,7 +106,7 @@ def matmul(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
 def rope(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
     heads, head_dim, dims, apart = op.i[:4]
-    out = x.reshape(-1, heads, head_dim).copy()
+    out: Array = x.reshape(len(x), heads, head_dim).copy()
     angle = run.batch.positions.astype(np.float32)[:, None, None] * run.weight(op.w0).astype(np.float32)
     cos, sin = (f(angle).astype(x.dtype) * x.dtype.type(op.f[0]) for f in (np.cos, np.sin))
     first = out[..., : dims // 2] if apart else out[..., 0:dims:2]
@@ -155,11 +158,13 @@ def _attention_weights(op: Op, run: Run, score: Array, positions: npt.NDArray[np
         top = np.maximum(top, sinks)
     score = np.exp(score - top)
     total = score.sum(axis=-1, keepdims=True)
-    return score / (total if sinks is None else total + np.exp(sinks - top))
+    weight: Array = score / (total if sinks is None else total + np.exp(sinks - top))
+    return weight
 
 
 def _alibi_slopes(heads: int, max_bias: float) -> npt.NDArray[np.float64]:
-    """Press et al. 2022: geometric slopes; head counts that are no power of two take every other slope of the next one for the rest."""
+    """Press et al. 2022: geometric slopes; head counts that are no power of two take every other slope of the next one for
+    the rest."""
     whole = 1 << (heads.bit_length() - 1)
     slopes = 2.0 ** (-max_bias / whole * np.arange(1, whole + 1))
     more = 2.0 ** (-max_bias / (2 * whole) * np.arange(1, 2 * (heads - whole) + 1, 2))
@@ -186,12 +191,14 @@ def mul(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
 
 def scale(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
-    return x * x.dtype.type(op.f[0]) + x.dtype.type(op.f[1])
+    out: Array = x * x.dtype.type(op.f[0]) + x.dtype.type(op.f[1])
+    return out
 
 
 def softcap(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
-    return np.tanh(x / x.dtype.type(op.f[0])) * x.dtype.type(op.f[0])
+    out: Array = np.tanh(x / x.dtype.type(op.f[0])) * x.dtype.type(op.f[0])
+    return out
 
 
 def add_bias(op: Op, run: Run, inputs: Sequence[Array]) -> Array:

@@ -1,4 +1,5 @@
-"""The reference engine: a tape in NumPy, op by op, with float weights and float state. It is slow and it is the specification."""
+"""The reference engine: a tape in NumPy, op by op, with float weights and float state. It is slow and it is the
+specification."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from llmq.engine.base import Batch, check_batch
 from llmq.engine.ops import OPS, Array, Run
 from llmq.errors import ModelClosedError
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import Op, Tape
+from llmq.graph.tape import Op, Slot, Tape
 from llmq.quant.rows import dequantize
 
 __all__ = ["ReferenceEngine"]
@@ -25,19 +26,19 @@ CACHE_BYTES = 2 << 30
 class _Rows:
     """The keys and values of one slot of one sequence, growing by doubling."""
 
-    def __init__(self) -> None:
-        self.keys: Array = np.empty((0, 0))
-        self.values: Array = np.empty((0, 0))
+    def __init__(self, slot: Slot, dtype: np.dtype[Any]) -> None:
+        self.keys: Array = np.empty((0, slot.heads * slot.k_dim), dtype)
+        self.values: Array = np.empty((0, slot.heads * slot.v_dim), dtype)
 
     def put(self, start: int, keys: Array, values: Array) -> None:
         end = start + len(keys)
         if end > len(self.keys):
-            self.keys, self.values = (self._grown(old, new, start, end) for old, new in ((self.keys, keys), (self.values, values)))
+            self.keys, self.values = self._grown(self.keys, start, end), self._grown(self.values, start, end)
         self.keys[start:end], self.values[start:end] = keys, values
 
     @staticmethod
-    def _grown(old: Array, new: Array, start: int, end: int) -> Array:
-        bigger = np.empty((max(end, 2 * len(old)), new.shape[1]), new.dtype)
+    def _grown(old: Array, start: int, end: int) -> Array:
+        bigger = np.empty((max(end, 2 * len(old)), old.shape[1]), old.dtype)
         bigger[:start] = old[:start]
         return bigger
 
@@ -46,11 +47,18 @@ class _Rows:
 
 
 class ReferenceEngine:
-    """Runs `tape` on the tensors it names (see `Engine` in base.py). `dtype` float64 shows what rounding does to float32; dequantized weights
-    are kept up to `cache_bytes`, the least recently used leaving first."""
+    """Runs `tape` on the tensors it names (see `Engine` in base.py). `dtype` float64 shows what rounding does to float32;
+    dequantized weights are kept up to `cache_bytes`, the least recently used leaving first."""
 
-    def __init__(self, tape: Tape, tensors: Mapping[str, Tensor], *, n_ctx: int | None = None,
-                 dtype: npt.DTypeLike = np.float32, cache_bytes: int = CACHE_BYTES) -> None:  # fmt: skip
+    def __init__(
+        self,
+        tape: Tape,
+        tensors: Mapping[str, Tensor],
+        *,
+        n_ctx: int | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self.tape = tape
         self.n_vocab = tape.n_vocab
         self.n_ctx = n_ctx or tape.n_ctx_train
@@ -69,7 +77,7 @@ class ReferenceEngine:
         self._open()
         seq, self._next = self._next, self._next + 1
         self._lengths[seq] = 0
-        self._state[seq] = [_Rows() for _ in self.tape.slots]
+        self._state[seq] = [_Rows(slot, self.dtype) for slot in self.tape.slots]
         return seq
 
     def length(self, seq: int) -> int:
@@ -99,12 +107,19 @@ class ReferenceEngine:
 
     # -- running
 
-    def run(self, batch: Batch, watch: Callable[[int, Op, list[Array], Array | None], None] | None = None) -> npt.NDArray[np.float32]:
+    def run(
+        self, batch: Batch, watch: Callable[[int, Op, list[Array], Array | None], None] | None = None
+    ) -> npt.NDArray[np.float32]:
         """See `Engine.run`. `watch(n, op, inputs, output)` is called after every op."""
         self._open()
         check_batch(batch, self._lengths, self.n_vocab, self.n_ctx)
-        run = Run(batch, lambda value: int(self.tape.values["width"][value]), self._weight, self._look_up,
-                  lambda seq, slot: self._state[seq][slot])  # fmt: skip
+        run = Run(
+            batch,
+            lambda value: int(self.tape.values["width"][value]),
+            self._weight,
+            self._look_up,
+            lambda seq, slot: self._state[seq][slot],
+        )
         last = {v: n for n, op in enumerate(self._ops) for v in op.inputs}
         values: dict[int, Array] = {}
         for n, op in enumerate(self._ops):

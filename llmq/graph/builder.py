@@ -1,8 +1,8 @@
 """`Graph`: what a family writes its model on.
 
-Every weight is declared where it is used, with the shape that the hyper-parameters ask for; the declaration checks it against the
-file. Ops are appended in order and return the value they write. `freeze` (llmq/graph/passes.py) turns the result into a `Tape`.
-"""
+Every weight is declared where it is used, with the shape that the hyper-parameters ask for; the declaration checks it
+against the file. Ops are appended in order and return the value they write. `freeze` (llmq/graph/passes.py) turns the
+result into a `Tape`."""
 
 from __future__ import annotations
 
@@ -74,12 +74,14 @@ class Graph:
         if found.shape != shape:
             raise FormatError(
                 f"tensor {full!r}: the hyper-parameters ask for shape {shape}, the file has {found.shape}",
-                path=self.path, offset=found.offset,
-            )  # fmt: skip
+                path=self.path,
+                offset=found.offset,
+            )
         return found
 
     def w(self, name: str, shape: tuple[int, ...]) -> Param:
-        """Declare a weight, row-major (outputs, inputs) for matrices. A weight declared twice (tied embeddings) is one weight."""
+        """Declare a weight, row-major (outputs, inputs) for matrices. A weight declared twice (tied embeddings) is one
+        weight."""
         found = self.tensor(name, shape)
         if found.name not in self._weight_ids:
             self._weight_ids[found.name] = len(self.weights)
@@ -91,11 +93,9 @@ class Graph:
         return self.w(name, shape) if self.has(name) else None
 
     def const(self, name: str, data: npt.NDArray[np.float32]) -> Param:
-        """A float32 table that the graph computed; a second table of the same name must be the same."""
-        if name not in self._weight_ids:
-            self._weight_ids[name] = len(self.weights)
-            self.weights.append(Weight(name, data.shape, QuantType.F32, frozenset(), data))
-        return Param(self._weight_ids[name], data.shape)
+        """A float32 table that the graph computed."""
+        self.weights.append(Weight(name, data.shape, QuantType.F32, frozenset(), data))
+        return Param(len(self.weights) - 1, data.shape)
 
     def positive(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """The values of a tensor that goes into a table, not onto the tape. FormatError unless all are finite and above 0."""
@@ -112,14 +112,15 @@ class Graph:
         weight = self.weights[param.id]
         if use == "f32" and not weight.type.is_float:
             raise UnsupportedQuantError(
-                f"tensor {weight.name!r}: a float type (F32, F16, BF16) is needed here, the file has {weight.type.name}", path=self.path
+                f"tensor {weight.name!r}: a float type (F32, F16, BF16) is needed here, the file has {weight.type.name}",
+                path=self.path,
             )
         self.weights[param.id] = replace(weight, uses=weight.uses | {use})
         return param.id
 
     def check_all_read(self, ignored: tuple[str, ...] = ()) -> None:
-        """UnsupportedError when the file has tensors that the graph did not declare: running without them would be another model.
-        `ignored` are endings of names that carry nothing."""
+        """UnsupportedError when the file has tensors that the graph did not declare: running without them would be another
+        model. `ignored` are endings of names that carry nothing."""
         known = self._read | self._weight_ids.keys()
         unread = [name for name in self.tensors if name not in known and not name.endswith(ignored)]
         if unread:
@@ -128,16 +129,28 @@ class Graph:
 
     # -- ops
 
-    def _emit(self, kind: str, width: int, a: Value | None = None, b: Value | None = None, label: str = "", *,
-              w0: int = -1, w1: int = -1, slot: int = -1, i: tuple[int, ...] = (), f: tuple[float, ...] = ()) -> Value:  # fmt: skip
+    def _emit(
+        self,
+        kind: str,
+        width: int,
+        a: Value | None = None,
+        b: Value | None = None,
+        label: str = "",
+        *,
+        w0: int = -1,
+        w1: int = -1,
+        slot: int = -1,
+        i: tuple[int, ...] = (),
+        f: tuple[float, ...] = (),
+    ) -> Value:
         out = Value(-1, 0)
         if width:
             out = Value(len(self.widths), width)
             self.widths.append(width)
         a_id, b_id = (a.id if a else -1), (b.id if b else -1)
         if not label:
-            named = [w for w in (w0,) if w >= 0 and self.weights[w].data is None]
-            label = self.weights[named[0]].name.removesuffix(".weight") if named else self._prefix + kind.lower()
+            named = w0 >= 0 and self.weights[w0].data is None
+            label = self.weights[w0].name.removesuffix(".weight") if named else self._prefix + kind.lower()
         self.ops.append(Op(kind, out.id, a_id, b_id, w0, w1, slot, i, f, label))
         return out
 
@@ -162,20 +175,48 @@ class Graph:
         return self.matmul(x, self.w(f"{name}.weight", (rows, x.width)), self.maybe(f"{name}.bias", (rows,)))
 
     def rope(self, x: Value, table: Param, heads: int, *, interleaved: bool, scale: float = 1.0, label: str = "rope") -> Value:
-        """Rotary positions (Su et al. 2021) on the first 2*len(table) columns of each head; `table` holds inverse frequencies. Columns pair
-        as (j, j+1) when interleaved, else as (j, j+len(table)). `scale` multiplies cos and sin."""
-        return self._emit("ROPE", x.width, x, label=self._prefix + label, w0=self._use(table, "f32"),
-                          i=(heads, x.width // heads, 2 * table.shape[0], 0 if interleaved else 1), f=(scale,))  # fmt: skip
+        """Rotary positions (Su et al. 2021) on the first 2*len(table) columns of each head; `table` holds inverse
+        frequencies. Columns pair as (j, j+1) when interleaved, else as (j, j+len(table)). `scale` multiplies cos and
+        sin."""
+        return self._emit(
+            "ROPE",
+            x.width,
+            x,
+            label=self._prefix + label,
+            w0=self._use(table, "f32"),
+            i=(heads, x.width // heads, 2 * table.shape[0], 0 if interleaved else 1),
+            f=(scale,),
+        )
 
-    def attention(self, q: Value, k: Value, v: Value, *, heads: int, kv_heads: int, scale: float, softcap: float = 0.0,
-                  alibi: float = 0.0, window: int = 0, sinks: Param | None = None) -> Value:  # fmt: skip
-        """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, causal, grouped (Ainslie et al. 2023)."""
+    def attention(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        *,
+        heads: int,
+        kv_heads: int,
+        scale: float,
+        softcap: float = 0.0,
+        alibi: float = 0.0,
+        window: int = 0,
+        sinks: Param | None = None,
+    ) -> Value:
+        """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, causal, grouped
+        (Ainslie et al. 2023)."""
         k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
         slot = len(self.slots)
         self.slots.append(Slot(kv_heads, k_dim, v_dim, window))
         self._emit("KV_PUT", 0, k, v, slot=slot, i=(kv_heads, k_dim, v_dim))
-        return self._emit("ATTN", heads * v_dim, q, w0=self._use(sinks, "f32"), slot=slot,
-                          i=(heads, k_dim, kv_heads, v_dim, window), f=(scale, softcap, alibi))  # fmt: skip
+        return self._emit(
+            "ATTN",
+            heads * v_dim,
+            q,
+            w0=self._use(sinks, "f32"),
+            slot=slot,
+            i=(heads, k_dim, kv_heads, v_dim, window),
+            f=(scale, softcap, alibi),
+        )
 
     def act(self, x: Value, name: str) -> Value:
         """An activation, by its name in ACTIVATIONS."""
@@ -193,7 +234,9 @@ class Graph:
 
     def scale(self, x: Value, factor: float, offset: float = 0.0, label: str = "scale") -> Value:
         """factor * x + offset; x itself when that changes nothing."""
-        return x if factor == 1.0 and offset == 0.0 else self._emit("SCALE", x.width, x, label=self._prefix + label, f=(factor, offset))
+        if factor == 1.0 and offset == 0.0:
+            return x
+        return self._emit("SCALE", x.width, x, label=self._prefix + label, f=(factor, offset))
 
     def softcap(self, x: Value, cap: float) -> Value:
         """cap * tanh(x / cap); x itself when cap is 0."""

@@ -37,8 +37,20 @@ def freeze(graph: Graph, result: Value, *, arch: str, n_vocab: int, n_embd: int,
     values = np.zeros(len(program.widths), VALUE_DTYPE)
     values["width"], values["tail"], values["offset"] = program.widths, program.tail, offsets
     ops.flags.writeable = values.flags.writeable = False
-    tape = Tape(arch, ops, values, tuple(graph.weights), tuple(graph.slots), tuple(op.label for op in program.ops), program.result, arena,
-                n_vocab, n_embd, n_layer, n_ctx_train)  # fmt: skip
+    tape = Tape(
+        arch,
+        ops,
+        values,
+        tuple(graph.weights),
+        tuple(graph.slots),
+        tuple(op.label for op in program.ops),
+        program.result,
+        arena,
+        n_vocab,
+        n_embd,
+        n_layer,
+        n_ctx_train,
+    )
     verify(tape)
     return tape
 
@@ -46,9 +58,9 @@ def freeze(graph: Graph, result: Value, *, arch: str, n_vocab: int, n_embd: int,
 def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program:
     """Insert ROWS so that only what feeds the state is computed for every token.
 
-    A value must be whole when an op with state, or a whole value that one needs, reads it; everything else is computed for the output
-    rows alone. Each whole value that such an op reads gets one ROWS, right before its first reader. Ops whose output nobody reads are
-    dropped."""
+    A value must be whole when an op with state, or a whole value that one needs, reads it; everything else is computed for
+    the output rows alone. Each whole value that such an op reads gets one ROWS, right before its first reader. Ops whose
+    output nobody reads are dropped."""
     whole: set[int] = set()  # the values that state depends on
     live = {result}
     kept: list[Op] = []
@@ -96,8 +108,8 @@ def _compact(ops: list[Op], widths: list[int], tail: list[bool], result: int) ->
 def plan_memory(program: Program) -> tuple[list[int], int]:
     """An arena offset for every value, in floats per token, and the size of the arena.
 
-    A value lives from the op that writes it to its last reader, the result for ever; no two that live at the same op share memory.
-    Best fit: values in order of writing, each into the smallest gap that the living leave."""
+    A value lives from the op that writes it to its last reader, the result for ever; no two that live at the same op share
+    memory. Best fit: values in order of writing, each into the smallest gap that the living leave."""
     last = [0] * len(program.widths)
     for n, op in enumerate(program.ops):
         for v in (*op.inputs, *([op.out] if op.out >= 0 else [])):

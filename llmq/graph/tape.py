@@ -1,9 +1,9 @@
 """The tape: a model as a static list of ops over values, weights and state slots.
 
-A value is a float32 matrix (tokens, width) that one op writes and later ops read. There is no control flow: layers are unrolled, and
-the positions, sequences and state of a batch belong to the engine that runs the tape. The kinds of op, what each reads and what its
-integers and floats mean stand in csrc/ops.def (docs/ops.md); the arrays of a `Tape` are the structs of csrc/llmq.h byte for byte.
-"""
+A value is a float32 matrix (tokens, width) that one op writes and later ops read. There is no control flow: layers are
+unrolled, and the positions, sequences and state of a batch belong to the engine that runs the tape. The kinds of op, what
+each reads and what its integers and floats mean stand in csrc/ops.def (docs/ops.md); the arrays of a `Tape` are the structs
+of csrc/llmq.h byte for byte."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ ALIGN = 16
 
 @dataclass(frozen=True)
 class Op:
-    """One op. `out`, `a`, `b` are value ids, `w0`, `w1` weight ids, `slot` a state slot; -1: none. `i` and `f` are filled up to 8 and 4
-    with zeros. `label` says where it stands in the model ("blk.0.attn_q")."""
+    """One op. `out`, `a`, `b` are value ids, `w0`, `w1` weight ids, `slot` a state slot; -1: none. `i` and `f` are filled
+    up to 8 and 4 with zeros. `label` says where it stands in the model ("blk.0.attn_q")."""
 
     kind: str
     out: int = -1
@@ -95,8 +95,8 @@ class Weight:
 
 @dataclass(frozen=True)
 class Slot:
-    """The keys and values of one attention layer: per token `heads` heads of `k_dim` and `v_dim` numbers. No op looks further back than
-    `window` tokens (0: to the start)."""
+    """The keys and values of one attention layer: per token `heads` heads of `k_dim` and `v_dim` numbers. No op looks
+    further back than `window` tokens (0: to the start)."""
 
     heads: int
     k_dim: int
@@ -108,9 +108,9 @@ class Slot:
 class Tape:
     """A program that is ready to run: immutable, verified, shared by threads.
 
-    ops: OP_DTYPE (n_ops,), read-only; values: VALUE_DTYPE (n_values,), read-only. Value v of a batch of n tokens is the float32 matrix
-    (n, width), or (n_out, width) when its `tail` is 1, row after row from arena[offset * n]. `arena` is the number of floats per token.
-    `result` is the value with the logits, (n_out, n_vocab)."""
+    ops: OP_DTYPE (n_ops,), read-only; values: VALUE_DTYPE (n_values,), read-only. Value v of a batch of n tokens is the
+    float32 matrix (n, width), or (n_out, width) when its `tail` is 1, row after row from arena[offset * n]. `arena` is the
+    number of floats per token. `result` is the value with the logits, (n_out, n_vocab)."""
 
     arch: str
     ops: npt.NDArray[Any]

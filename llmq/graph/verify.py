@@ -39,7 +39,9 @@ class _Checker:
     def same_width(self) -> None:
         op = self.op
         for v in op.inputs:
-            self.need(self.width(v) == self.width(op.out), f"value {v} is {self.width(v)} wide, the output {self.width(op.out)}")
+            self.need(
+                self.width(v) == self.width(op.out), f"value {v} is {self.width(v)} wide, the output {self.width(op.out)}"
+            )
 
 
 def verify(tape: Tape) -> None:
@@ -53,7 +55,9 @@ def verify(tape: Tape) -> None:
     for w in tape.weights:
         c.need(len(w.shape) >= 1 and min(w.shape) >= 1, f"weight {w.name!r} has shape {w.shape}")
         if w.data is not None:
-            c.need(w.data.dtype == np.float32 and w.data.shape == w.shape and bool(np.isfinite(w.data).all()), f"table {w.name!r}")
+            c.need(
+                w.data.dtype == np.float32 and w.data.shape == w.shape and bool(np.isfinite(w.data).all()), f"table {w.name!r}"
+            )
     for n, slot in enumerate(tape.slots):
         c.need(min(slot.heads, slot.k_dim, slot.v_dim) >= 1 and slot.window >= 0, f"slot {n} is {slot}")
     written: set[int] = set()
@@ -138,8 +142,13 @@ def _matmul(c: _Checker) -> None:
 def _rope(c: _Checker) -> None:
     heads, head_dim, dims, pairing = c.op.i[:4]
     c.same_width()
-    c.need(heads >= 1 and heads * head_dim == c.width(c.op.a), f"{heads} heads of {head_dim} columns in rows of {c.width(c.op.a)}")
-    c.need(2 <= dims <= head_dim and dims % 2 == 0 and pairing in (0, 1), f"rotates {dims} of {head_dim} columns, pairing {pairing}")
+    c.need(
+        heads >= 1 and heads * head_dim == c.width(c.op.a), f"{heads} heads of {head_dim} columns in rows of {c.width(c.op.a)}"
+    )
+    c.need(
+        2 <= dims <= head_dim and dims % 2 == 0 and pairing in (0, 1),
+        f"rotates {dims} of {head_dim} columns, pairing {pairing}",
+    )
     c.need(c.op.w0 >= 0, "has no table")
     c.weight(c.op.w0, "f32", (dims // 2,))
     c.need(c.op.f[0] > 0, f"scale {c.op.f[0]}")
@@ -148,16 +157,23 @@ def _rope(c: _Checker) -> None:
 def _kv_put(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
     c.need(op.i[:3] == (slot.heads, slot.k_dim, slot.v_dim), f"puts {op.i[:3]} into a slot of {slot}")
-    c.need(c.width(op.a) == slot.heads * slot.k_dim and c.width(op.b) == slot.heads * slot.v_dim, "keys or values of another width")
+    c.need(
+        c.width(op.a) == slot.heads * slot.k_dim and c.width(op.b) == slot.heads * slot.v_dim, "keys or values of another width"
+    )
 
 
 def _attn(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
     heads, k_dim, kv_heads, v_dim, window, whole = op.i[:6]
-    c.need((kv_heads, k_dim, v_dim) == (slot.heads, slot.k_dim, slot.v_dim), f"reads {(kv_heads, k_dim, v_dim)} from a slot of {slot}")
+    c.need(
+        (kv_heads, k_dim, v_dim) == (slot.heads, slot.k_dim, slot.v_dim),
+        f"reads {(kv_heads, k_dim, v_dim)} from a slot of {slot}",
+    )
     c.need(heads >= 1 and heads % kv_heads == 0, f"{heads} heads over {kv_heads}")
     c.need(c.width(op.a) == heads * k_dim and c.width(op.out) == heads * v_dim, "queries or output of another width")
-    c.need(window >= 0 and (slot.window == 0 or 0 < window <= slot.window), f"window {window} over a slot that keeps {slot.window}")
+    c.need(
+        window >= 0 and (slot.window == 0 or 0 < window <= slot.window), f"window {window} over a slot that keeps {slot.window}"
+    )
     c.need(whole in (0, 1) and op.f[0] > 0 and op.f[1] >= 0 and op.f[2] >= 0, f"flags {op.i} {op.f}")
     if op.w0 >= 0:
         c.weight(op.w0, "f32", (heads,))
@@ -181,7 +197,7 @@ def _add_bias(c: _Checker) -> None:
 
 def _slice(c: _Checker) -> None:
     start, width = c.op.i[0], c.width(c.op.out)
-    c.need(0 <= start and start + width <= c.width(c.op.a), f"columns {start}..{start + width} of {c.width(c.op.a)}")
+    c.need(start >= 0 and start + width <= c.width(c.op.a), f"columns {start}..{start + width} of {c.width(c.op.a)}")
 
 
 _SHAPES: dict[str, Callable[[_Checker], None]] = {
@@ -205,7 +221,9 @@ def _check_memory(c: _Checker) -> None:
     last[tape.result] = len(tape.ops)
     start = tape.values["offset"]
     end = start + tape.values["width"]
-    c.need(bool(np.all(start >= 0) and np.all(start % ALIGN == 0) and np.all(end <= tape.arena)), "a value lies outside the arena")
+    c.need(
+        bool(np.all(start >= 0) and np.all(start % ALIGN == 0) and np.all(end <= tape.arena)), "a value lies outside the arena"
+    )
     for v in range(len(tape.values)):
         clash = (first <= last[v]) & (first[v] <= last) & (start < end[v]) & (start[v] < end)
         clash[v] = False
