@@ -7,6 +7,7 @@ type llama.cpp's converter: matrices keep their float type, vectors and what is 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -199,8 +200,6 @@ def _computed(name: str, values: npt.NDArray[np.float32], folder: Path) -> Tenso
 
 
 def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: Mapping[str, Tensor]) -> dict[str, MetaValue]:
-    from llmq.text.hf_vocab import vocab_metadata  # noqa: PLC0415 - the tokenizers import the formats
-
     sizes: dict[QuantType, int] = {}
     for tensor in tensors.values():
         if len(tensor.shape) > 1:
@@ -213,8 +212,15 @@ def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: 
     metadata |= family.hf_metadata(config, str(folder / "config.json"))
     metadata |= {"general.file_type": _FILE_TYPES[main], "general.quantization_version": _QUANTIZATION_VERSION}
     metadata |= _sampling_hints(folder)
-    metadata |= vocab_metadata(folder)
-    return metadata
+    return metadata | _vocabulary(folder)
+
+
+def _vocabulary(folder: Path) -> dict[str, MetaValue]:
+    name = "llmq.text.hf_vocab"
+    if importlib.util.find_spec(name) is None:
+        return {}
+    vocab: dict[str, MetaValue] = importlib.import_module(name).vocab_metadata(folder)
+    return vocab
 
 
 def _model_name(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,174 @@
+"""Hugging Face folders as GGUF: names, rows, types and metadata, against the safetensors package and the definitions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from llmq.errors import FormatError, UnsafeFileError, UnsupportedArchError, UnsupportedError
+from llmq.formats import open_checkpoint
+from llmq.quant.types import QuantType
+
+STORYTELLER = Path(__file__).parent.parent / "models" / "storyteller"
+CONFIG = {
+    "model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
+    "intermediate_size": 96, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 5e5, "vocab_size": 32,
+    "tie_word_embeddings": False, "torch_dtype": "float16",
+}  # fmt: skip
+
+
+def weights(dtype: type = np.float16) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    shapes = {"model.embed_tokens": (32, 64), "model.norm": (64,), "lm_head": (32, 64)}
+    for i in range(2):
+        p = f"model.layers.{i}"
+        shapes |= {
+            f"{p}.self_attn.q_proj": (64, 64), f"{p}.self_attn.k_proj": (32, 64), f"{p}.self_attn.v_proj": (32, 64),
+            f"{p}.self_attn.o_proj": (64, 64), f"{p}.mlp.gate_proj": (96, 64), f"{p}.mlp.up_proj": (96, 64),
+            f"{p}.mlp.down_proj": (64, 96), f"{p}.input_layernorm": (64,), f"{p}.post_attention_layernorm": (64,),
+        }  # fmt: skip
+    return {f"{name}.weight": rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def folder(path: Path, tensors: dict[str, np.ndarray], config: dict | None = None) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(CONFIG | (config or {})))
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def sharded(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, mine in parts.items():
+        save_file({name: tensors[name] for name in mine}, path / shard)
+    where = {name: shard for shard, mine in parts.items() for name in mine}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return path
+
+
+def neighbours(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Row 2j of each head is row j of its first half, row 2j + 1 row j of its second."""
+    dim = len(rows) // heads
+    order = [h * dim + half * dim // 2 + j for h in range(heads) for j in range(dim // 2) for half in (0, 1)]
+    return rows[order]
+
+
+def test_storyteller() -> None:
+    with open_checkpoint(STORYTELLER) as model, safe_open(STORYTELLER / "model.safetensors", "np") as stored:
+        assert model.metadata["general.architecture"] == "llama"
+        assert model.metadata["general.file_type"] == 32
+        assert model.metadata["llama.rope.freq_base"] == 10000.0
+        assert list(model.tensors)[:2] == ["output_norm.weight", "token_embd.weight"]
+        assert len(model.tensors) == len(stored.keys()) == 74
+        assert "output.weight" not in model.tensors
+        assert {t.type for t in model.tensors.values() if len(t.shape) == 2} == {QuantType.BF16}
+        assert {t.type for t in model.tensors.values() if len(t.shape) == 1} == {QuantType.F32}
+
+
+def test_names_rows_and_types(tmp_path: Path) -> None:
+    given = weights()
+    with open_checkpoint(folder(tmp_path / "m", given)) as model:
+        q = given["model.layers.1.self_attn.q_proj.weight"]
+        k = given["model.layers.1.self_attn.k_proj.weight"]
+        assert np.array_equal(model.tensors["blk.1.attn_q.weight"].numpy(), neighbours(q, 4))
+        assert np.array_equal(model.tensors["blk.1.attn_k.weight"].numpy(), neighbours(k, 2))
+        assert np.array_equal(model.tensors["blk.0.ffn_down.weight"].numpy(), given["model.layers.0.mlp.down_proj.weight"])
+        assert np.array_equal(model.tensors["output.weight"].numpy(), given["lm_head.weight"])
+        assert np.array_equal(model.tensors["blk.0.attn_norm.weight"].numpy(), given["model.layers.0.input_layernorm.weight"])
+        assert model.tensors["blk.0.attn_norm.weight"].type is QuantType.F32
+        assert model.tensors["output.weight"].type is QuantType.F16
+        assert model.metadata["general.file_type"] == 1
+        assert model.metadata["llama.rope.freq_base"] == 5e5
+
+
+def test_shards_equal_the_single_file(tmp_path: Path) -> None:
+    given = weights()
+    with open_checkpoint(folder(tmp_path / "one", given)) as one, open_checkpoint(sharded(tmp_path / "two", given)) as two:
+        assert one.metadata == two.metadata
+        assert list(one.tensors) == list(two.tensors)
+        for name, tensor in one.tensors.items():
+            assert tensor.type is two.tensors[name].type and np.array_equal(tensor.raw(), two.tensors[name].raw()), name
+
+
+def test_shards_may_be_links_but_only_bare_names_of_regular_files(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "m", weights())
+    (path / "b.safetensors").rename(tmp_path / "blob")
+    (path / "b.safetensors").symlink_to(tmp_path / "blob")
+    open_checkpoint(path).close()
+    index = path / "model.safetensors.index.json"
+    whole = index.read_text()
+    for name in ("../blob", "/etc/passwd", "..", "x\\\\y"):
+        index.write_text(whole.replace("b.safetensors", name))
+        with pytest.raises(UnsafeFileError, match="bare file names"):
+            open_checkpoint(path)
+    index.write_text(whole)
+    (path / "b.safetensors").unlink()
+    (path / "b.safetensors").mkdir()
+    with pytest.raises(UnsafeFileError, match="a folder"):
+        open_checkpoint(path)
+
+
+def test_an_index_that_disagrees_with_its_shards(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "m", weights())
+    index = path / "model.safetensors.index.json"
+    whole = json.loads(index.read_text())
+    for change, problem in (
+        ({"lm_head.weight": "b.safetensors"}, "but the index says"),
+        ({"extra.weight": "a.safetensors"}, "'extra.weight' is not in"),
+    ):
+        index.write_text(json.dumps({"weight_map": whole["weight_map"] | change}))
+        with pytest.raises(FormatError, match=problem):
+            open_checkpoint(path)
+    index.write_text('{"weight_map": {}}')
+    with pytest.raises(FormatError, match="no weight_map"):
+        open_checkpoint(path)
+
+
+def test_tied_embeddings_and_buffers_are_left_out(tmp_path: Path) -> None:
+    given = weights() | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
+    with open_checkpoint(folder(tmp_path / "m", given, {"tie_word_embeddings": True})) as model:
+        assert "output.weight" not in model.tensors and len(model.tensors) == 20
+
+
+def test_float64_becomes_float32(tmp_path: Path) -> None:
+    given = weights(np.float64)
+    with open_checkpoint(folder(tmp_path / "m", given)) as model:
+        assert model.tensors["blk.0.attn_v.weight"].type is QuantType.F32
+        expected = neighbours(given["model.layers.0.self_attn.k_proj.weight"], 2).astype(np.float32)
+        assert np.array_equal(model.tensors["blk.0.attn_k.weight"].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"model_type": "no_such"}, UnsupportedArchError, "'no_such'.*llama"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedError, "quantized by 'gptq'"),
+        ({"num_hidden_layers": True}, FormatError, "num_hidden_layers"),
+        ({"num_hidden_layers": 1}, FormatError, "'model.layers.1"),
+    ],
+)
+def test_refused_configurations(tmp_path: Path, config: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        open_checkpoint(folder(tmp_path / "m", weights(), config))
+
+
+def test_refused_tensors_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"no config.json"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(FormatError, match=r"'odd\.weight' is not one of a llama model"):
+        open_checkpoint(folder(tmp_path / "m", weights() | {"odd.weight": np.zeros(3, np.float32)}))
+    with pytest.raises(UnsupportedError, match="is I8"):
+        open_checkpoint(folder(tmp_path / "m", weights() | {"lm_head.weight": np.zeros((32, 64), np.int8)}))
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(FormatError, match=r"found \['pytorch_model.bin'\]"):
+        open_checkpoint(tmp_path / "m")
+    with pytest.raises(UnsupportedError, match="give the folder"):
+        open_checkpoint(STORYTELLER / "model.safetensors")
