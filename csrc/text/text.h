@@ -1,0 +1,80 @@
+/* text.h: tokenizers. A vocabulary is checked and indexed once, then only read; one may be used from many threads.
+ *
+ *     text ──specials──▶ fragments ──normalize──▶ ──pre-tokenize──▶ words ──merge──▶ ids
+ *
+ * Everything here is linear or n log n in the text, whatever the text and whatever the vocabulary. Ids are int32_t. Text is valid UTF-8
+ * shorter than 2 GiB (TEXT_MAX). Functions return a text_status; nothing is printed, nothing is global. */
+#ifndef LLMQ_TEXT_H
+#define LLMQ_TEXT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { TEXT_MAX = 0x7fffff00, SPECIAL_MAX = 1024 }; /* bytes of a text; bytes of a token that is looked for in texts */
+
+typedef enum text_status {
+    TEXT_OK = 0,
+    TEXT_NOMEM,
+    TEXT_TOO_LONG,       /* more than TEXT_MAX bytes */
+    TEXT_DUPLICATE,      /* tokens[at] == tokens[other] */
+    TEXT_BAD_BYTE,       /* tokens[at] has type BYTE but is not "<0xHH>" */
+    TEXT_NO_SPLIT,       /* merges[at] has no space between two parts */
+    TEXT_NO_PART,        /* merges[at]: a part, or what the parts make, is not a token */
+    TEXT_LONG_SPECIAL,   /* tokens[at] is looked for in texts and longer than SPECIAL_MAX */
+} text_status;
+
+/* tokenizer.ggml.token_type */
+enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4, TOKEN_UNUSED = 5, TOKEN_BYTE = 6 };
+
+typedef enum text_model {
+    MODEL_BPE,        /* byte-level byte-pair encoding: merges over bytes written as the printable characters of GPT-2 */
+} text_model;
+
+typedef struct text_bytes {
+    const uint8_t *p;
+    uint32_t n;
+} text_bytes;
+
+/* How a text is cut into words that merges do not cross: up to three stages, each cutting the pieces of the one before. A stage
+ * returns the end of the first piece of [p, end), p < end; it reads nothing beyond end. */
+typedef const uint8_t *(*text_scanner)(const uint8_t *p, const uint8_t *end);
+typedef struct text_pre {
+    const char *name;           /* tokenizer.ggml.pre */
+    text_scanner stage[3];      /* NULL after the last */
+    int ignore_merges;          /* a word that is a token is that token, whatever the merges say */
+    int nfc;                    /* the original normalizes texts to NFC */
+    int add_bos;                /* when the file does not say */
+} text_pre;
+
+const text_pre *text_pre_of(const char *name); /* NULL for an unknown name */
+const text_pre *text_pre_at(int index);        /* NULL past the last */
+
+typedef struct text_spec {
+    text_model model;
+    int64_t n_tokens, n_merges;
+    const text_bytes *tokens;   /* as in the file */
+    const uint8_t *types;
+    const text_bytes *merges;   /* "left right" */
+    const text_pre *pre;        /* of MODEL_BPE */
+    int32_t unk;                /* for what has no token; -1: dropped */
+    uint64_t seed;              /* of the hash tables */
+} text_spec;
+
+typedef struct text_error {
+    int64_t at, other;
+} text_error;
+
+typedef struct text_vocab text_vocab;
+
+text_status text_vocab_new(const text_spec *, text_vocab **, text_error *);
+void text_vocab_free(text_vocab *);
+int64_t text_vocab_size(const text_vocab *);
+text_bytes text_vocab_bytes(const text_vocab *, int32_t id);    /* what the token stands for in a text */
+uint8_t text_vocab_type(const text_vocab *, int32_t id);
+int32_t text_vocab_find(const text_vocab *, text_bytes token);  /* -1 when there is no such token; as in the file */
+
+/* Encodes n bytes; *ids is malloc'd by the call (also for none) and the caller frees it. special: tokens of type CONTROL and UNKNOWN
+ * are recognized in the text too, not only those of type USER_DEFINED. */
+text_status text_encode(text_vocab *, const uint8_t *text, size_t n, int special, int32_t **ids, size_t *n_ids);
+
+#endif
