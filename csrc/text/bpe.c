@@ -3,8 +3,8 @@
 
 #include "internal.h"
 
-/* merges[at] = "left right": both parts and what they make are tokens. The first character of a part may be a space (the names of some
- * vocabularies contain spaces), so the cut is at the first space after it. */
+/* merges[at] = "left right": both parts and what they make are tokens. The first character of a part may be a space (the names of
+ * some vocabularies contain spaces), so the cut is at the first space after it. */
 static text_status add_merge(text_vocab *v, text_bytes merge, int32_t rank, uint8_t *joined) {
     const uint8_t *space = merge.n > 1 ? memchr(merge.p + 1, ' ', merge.n - 1) : NULL;
     if (!space || space + 1 == merge.p + merge.n) return TEXT_NO_SPLIT;

@@ -72,7 +72,8 @@ text_status merges_new(text_merges *, size_t n, uint64_t seed);
 int merges_insert(text_merges *, int32_t left, int32_t right, int32_t rank, int32_t id); /* 0 when the pair was there: the first counts */
 void merges_free(text_merges *);
 
-/* Merges ids[0..n) in place until no pair has a rank, always the pair of lowest rank and of those the leftmost; *n becomes what is left. */
+/* Merges ids[0..n) in place until no pair has a rank, always the pair of lowest rank and of those the leftmost; *n becomes what is
+ * left. */
 text_status merges_apply(const text_merges *, int32_t *ids, size_t *n);
 
 /* ---- tokens that are looked for in texts (specials.c) --------------------------------------------------------------------- */
@@ -95,7 +96,8 @@ const uint8_t *trie_find(const text_trie *, const uint8_t *p, const uint8_t *end
 
 /* ---- the vocabulary ---------------------------------------------------------------------------------------------------------- */
 
-/* What one encode call works in: a cache of words and room to merge. Idle ones wait in the vocabulary, so that their caches stay warm. */
+/* What one encode call works in: a cache of words and room to merge. Idle ones wait in the vocabulary, so that their caches stay
+ * warm. */
 enum { CACHE_WORDS = 8192, CACHE_BYTES = 22, CACHE_IDS = 10 };
 typedef struct text_work {
     struct text_work *next;

@@ -1,7 +1,8 @@
 /* pre.c: pre-tokenizers: how a text is cut into the words that merges do not cross.
  *
- * Each is the hand-written scanner of one published regular expression (quoted above it); no pattern is ever compiled from a file. A scanner
- * looks at the class of each character (Unicode 16.0) once, so a text is cut in linear time: a run of white space may be walked twice. */
+ * Each is the hand-written scanner of one published regular expression (quoted above it); no pattern is ever compiled from a file.
+ * A scanner looks at the class of each character (Unicode 16.0) once, so a text is cut in linear time: a run of white space may be
+ * walked twice. */
 #include <stddef.h>
 
 #include "internal.h"
@@ -56,7 +57,8 @@ static const uint8_t *lines_or_spaces(const uint8_t *p, const uint8_t *end) {
     return q == end || last == p ? q : last;
 }
 
-/* ---- scanners ------------------------------------------------------------------------------------------------------------------ */
+/* ---- scanners ------------------------------------------------------------------------------------------------------------------
+ * */
 
 /* 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
 static const uint8_t *gpt2(const uint8_t *p, const uint8_t *end) {
@@ -92,7 +94,8 @@ static inline const uint8_t *gpt4(const uint8_t *p, const uint8_t *end, int digi
 static const uint8_t *llama3(const uint8_t *p, const uint8_t *end) { return gpt4(p, end, 3); }
 static const uint8_t *qwen2(const uint8_t *p, const uint8_t *end) { return gpt4(p, end, 1); }
 
-/* ---- names ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- names
+ * ----------------------------------------------------------------------------------------------------------------------- */
 
 enum { IGNORE_MERGES = 1, NFC = 2, ADD_BOS = 4 };
 static const text_pre PRE[] = {

@@ -1,6 +1,6 @@
-/* specials.c: finding the tokens that stand in texts as themselves (special and added tokens): a trie over bytes, walked from every place
- * where some token could begin; leftmost match first, of those the longest. Tokens have at most SPECIAL_MAX bytes, which bounds the work
- * per byte of text. */
+/* specials.c: finding the tokens that stand in texts as themselves (special and added tokens): a trie over bytes, walked from every
+ * place where some token could begin; leftmost match first, of those the longest. Tokens have at most SPECIAL_MAX bytes, which
+ * bounds the work per byte of text. */
 #include <stdlib.h>
 
 #include "internal.h"

@@ -2,8 +2,8 @@
  *
  *     text ──specials──▶ fragments ──normalize──▶ ──pre-tokenize──▶ words ──merge──▶ ids
  *
- * Everything here is linear or n log n in the text, whatever the text and whatever the vocabulary. Ids are int32_t. Text is valid UTF-8
- * shorter than 2 GiB (TEXT_MAX). Functions return a text_status; nothing is printed, nothing is global. */
+ * Everything here is linear or n log n in the text, whatever the text and whatever the vocabulary. Ids are int32_t. Text is valid
+ * UTF-8 shorter than 2 GiB (TEXT_MAX). Functions return a text_status; nothing is printed, nothing is global. */
 #ifndef LLMQ_TEXT_H
 #define LLMQ_TEXT_H
 
@@ -73,8 +73,8 @@ text_bytes text_vocab_bytes(const text_vocab *, int32_t id);    /* what the toke
 uint8_t text_vocab_type(const text_vocab *, int32_t id);
 int32_t text_vocab_find(const text_vocab *, text_bytes token);  /* -1 when there is no such token; as in the file */
 
-/* Encodes n bytes; *ids is malloc'd by the call (also for none) and the caller frees it. special: tokens of type CONTROL and UNKNOWN
- * are recognized in the text too, not only those of type USER_DEFINED. */
+/* Encodes n bytes; *ids is malloc'd by the call (also for none) and the caller frees it. special: tokens of type CONTROL and
+ * UNKNOWN are recognized in the text too, not only those of type USER_DEFINED. */
 text_status text_encode(text_vocab *, const uint8_t *text, size_t n, int special, int32_t **ids, size_t *n_ids);
 
 #endif

@@ -1,7 +1,7 @@
 /* unicode.h: decoding UTF-8 and the class of a code point (general category of Unicode 16.0, and White_Space).
  *
- * Text is valid UTF-8 everywhere in this room (the binding takes it from Python strings), so decoding does not check again. A class is
- * a bit of a uint32_t: `CLASS_LETTER & unicode_class_of(cp)` is a set test. The end of the text has class 0, in no set. */
+ * Text is valid UTF-8 everywhere in this room (the binding takes it from Python strings), so decoding does not check again. A class
+ * is a bit of a uint32_t: `CLASS_LETTER & unicode_class_of(cp)` is a set test. The end of the text has class 0, in no set. */
 #ifndef LLMQ_UNICODE_H
 #define LLMQ_UNICODE_H
 

@@ -52,8 +52,8 @@ text_status ids_grow(text_ids *out, size_t more) {
 
 /* ---- what a token stands for ------------------------------------------------------------------------------------------------- */
 
-/* Byte-level vocabularies write bytes as printable characters (Radford et al. 2019): 33..126, 161..172 and 174..255 as themselves, the
- * other 68, in order, as U+0100 and on. The byte of such a character, or -1. */
+/* Byte-level vocabularies write bytes as printable characters (Radford et al. 2019): 33..126, 161..172 and 174..255 as themselves,
+ * the other 68, in order, as U+0100 and on. The byte of such a character, or -1. */
 static int byte_of_char(uint32_t cp) {
     if ((cp >= 33 && cp <= 126) || (cp >= 161 && cp <= 255 && cp != 173)) return (int)cp;
     if (cp >= 256 && cp < 256 + 33) return (int)cp - 256;
@@ -99,7 +99,8 @@ static int64_t spell(text_vocab *v, int64_t id, uint8_t *dst) {
     return n;
 }
 
-/* ---- the vocabulary ------------------------------------------------------------------------------------------------------------ */
+/* ---- the vocabulary ------------------------------------------------------------------------------------------------------------
+ * */
 
 static text_status copy_tokens(text_vocab *v, const text_spec *spec, text_error *error) {
     size_t total = 0;

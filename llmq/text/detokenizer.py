@@ -19,11 +19,11 @@ class Detokenizer:
             print(detokenizer.push(id), end="")
         print(detokenizer.finish())
 
-    A character whose bytes are spread over several tokens comes with its last byte; bytes that can no longer become UTF-8 come as
-    U+FFFD, as in `bytes.decode(errors="replace")`. The pieces together are what `Tokenizer.decode` gives for the same ids.
+    A character whose bytes are spread over several tokens comes with its last byte; bytes that can no longer become UTF-8 come
+    as U+FFFD, as in `bytes.decode(errors="replace")`. The pieces together are what `Tokenizer.decode` gives for the same ids.
 
-    `skip_special`: control tokens give no text. `at_start`: the ids begin a text (rather than continue a prompt), so the space that the
-    tokenizer puts before a text is taken off again.
+    `skip_special`: control tokens give no text. `at_start`: the ids begin a text (rather than continue a prompt), so the space
+    that the tokenizer puts before a text is taken off again.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, at_start: bool = False) -> None:

@@ -1,4 +1,5 @@
-"""Recognizing the pipelines of tokenizer.json by their definition: normalizer and pre-tokenizer to a name of tokenizer.ggml.pre."""
+"""Recognizing the pipelines of tokenizer.json by their definition: normalizer and pre-tokenizer to a name of
+tokenizer.ggml.pre."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ __all__ = ["recognize_bpe"]
 
 # The published definitions, each as the steps of its pre_tokenizer: "split BEHAVIOR REGEX", "bytes" (the byte alphabet alone),
 # "gpt-2 words" (ByteLevel with its built-in expression).
-_GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # cl100k
+_GPT4 = (  # cl100k
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _STEPS: dict[tuple[str, ...], str] = {
     ("gpt-2 words",): "gpt-2",
@@ -25,7 +26,8 @@ _STEPS: dict[tuple[str, ...], str] = {
 
 
 def recognize_bpe(source: Mapping[str, Any], *, ignore_merges: bool, path: Path) -> dict[str, MetaValue]:
-    """tokenizer.ggml.pre for a byte-level BPE pipeline. Raises UnsupportedError, showing the definition, for one that is not known."""
+    """tokenizer.ggml.pre for a byte-level BPE pipeline. Raises UnsupportedError, showing the definition, for one that is not
+    known."""
     steps = _steps(source.get("pre_tokenizer"))
     name = _STEPS.get(tuple(steps))
     if name is None:

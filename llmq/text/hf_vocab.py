@@ -1,8 +1,9 @@
 """The tokenizer files of a Hugging Face folder as the GGUF metadata that would be written from them (keys tokenizer.*).
 
-tokenizer.json holds vocabulary, merges and the pipeline; tokenizer_config.json (special tokens, chat template), special_tokens_map.json,
-generation_config.json and config.json (ids, vocabulary size) complete it. Nothing in them is executed and no pattern is compiled: a
-pipeline is recognized by comparison with the published ones (llmq/text/hf_pipelines.py), or refused.
+tokenizer.json holds vocabulary, merges and the pipeline; tokenizer_config.json (special tokens, chat template),
+special_tokens_map.json, generation_config.json and config.json (ids, vocabulary size) complete it. Nothing in them is executed
+and no pattern is compiled: a pipeline is recognized by comparison with the published ones (llmq/text/hf_pipelines.py), or
+refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["file_metadata", "vocab_metadata"]
 
 _MAX_JSON = 256 << 20
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_SPECIAL_IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask"}
+_SPECIAL_IDS = {"unk": "unknown", "sep": "seperator", "pad": "padding"} | {name: name for name in ("bos", "eos", "cls", "mask")}
 
 
 def vocab_metadata(folder: Path) -> dict[str, MetaValue]:
@@ -129,9 +130,8 @@ def _merge(files: _Files, row: object) -> str:
     """ "left right", from either of the two forms that tokenizer.json has had."""
     if isinstance(row, str):
         return row
-    if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], str):
-        if " " not in row[0] and " " not in row[1]:
-            return f"{row[0]} {row[1]}"
+    if isinstance(row, list) and len(row) == 2 and all(isinstance(part, str) and " " not in part for part in row):
+        return f"{row[0]} {row[1]}"
     raise files.error(f"merge {quoted(row)} is not two tokens without spaces")
 
 
@@ -148,7 +148,7 @@ def _tokens(files: _Files, model: Mapping[str, Any], n_vocab: int | None) -> dic
             raise files.error(f"token {id} is {quoted(by_id[id])} in the vocab and {quoted(row['content'])} in added_tokens")
     n = max(by_id) + 1 if by_id else 0
     if n_vocab is not None and n > n_vocab:
-        raise files.error(f"token {n - 1} is {quoted(by_id[n - 1])}, but the model has {n_vocab} embeddings (vocab_size of config.json)")
+        raise files.error(f"token {n - 1} is {quoted(by_id[n - 1])}, but vocab_size in config.json is {n_vocab}")
     n = n_vocab or n
     types = np.full(n, _NORMAL, np.int32)
     for id in range(n):

@@ -28,18 +28,18 @@ _ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # 
 def end_of_generation(
     tokens: list[str], types: npt.NDArray[np.uint8], named: Mapping[str, int | None]
 ) -> tuple[npt.NDArray[np.uint8], frozenset[int]]:
-    """(token types, ids that end a generation). The ids are those `named` by the file (eos, eot, eom) and those known by name; the
-    types, uint8 (n_tokens,), are the file's with the end tokens as control tokens (some converters forget it) and the structure of
-    gpt-oss shown."""
+    """(token types, ids that end a generation). The ids are those `named` by the file (eos, eot, eom) and those known by name;
+    the types, uint8 (n_tokens,), are the file's with the end tokens as control tokens (some converters forget it) and the
+    structure of gpt-oss shown."""
     known = frozenset(_END_NAMES + _ALWAYS_SHOWN)
     found = {token: id for id, token in enumerate(tokens) if token in known}
     types = types.copy()
     for name in _ALWAYS_SHOWN:
         if name in found:
             types[found.pop(name)] = _USER_DEFINED
-    if {"<|return|>", "<|call|>"} <= found.keys() or {"<|flush|>", "<|calls|>"} <= found.keys():
-        if "<|end|>" in found:  # there it ends a message inside a turn
-            types[found.pop("<|end|>")] = _USER_DEFINED
+    inner_end = {"<|return|>", "<|call|>"} <= found.keys() or {"<|flush|>", "<|calls|>"} <= found.keys()
+    if inner_end and "<|end|>" in found:  # there it ends a message inside a turn
+        types[found.pop("<|end|>")] = _USER_DEFINED
     if "<|tool_response>" in found:
         found.pop("</s>", None)  # in Gemma a word like others
     types[list(found.values())] = _CONTROL

@@ -1,7 +1,7 @@
 """The tokenizer of a model: text to token ids and back, from GGUF metadata.
 
-The work is done in C (csrc/text); here the metadata is read and checked, and special tokens are added. Byte-level BPE follows Radford
-et al. 2019; ids equal those of llama.cpp and of Hugging Face `tokenizers` for the same vocabulary.
+The work is done in C (csrc/text); here the metadata is read and checked, and special tokens are added. Byte-level BPE follows
+Radford et al. 2019; ids equal those of llama.cpp and of Hugging Face `tokenizers` for the same vocabulary.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _HIDDEN = 1 << _UNKNOWN | 1 << _CONTROL  # token types that a text does not show
 class Tokenizer:
     """Text to token ids and back. Immutable; one may be used from many threads, and the GIL is free while it encodes.
 
-    n_vocab: number of tokens (equal to the rows of the embedding). bos_id, eos_id, unk_id, sep_id, pad_id: ids or None. add_bos, add_eos,
-    add_sep: what `encode(add_special=True)` adds. stop_ids: the tokens that end a generation. chat_template: the source of the model's
-    own chat template, or None.
+    n_vocab: number of tokens (equal to the rows of the embedding). bos_id, eos_id, unk_id, sep_id, pad_id: ids or None.
+    add_bos, add_eos,
+    add_sep: what `encode(add_special=True)` adds. stop_ids: the tokens that end a generation. chat_template: the source of the
+    model's own chat template, or None.
     """
 
     def __init__(self, metadata: Mapping[str, MetaValue], *, path: str | os.PathLike[str] | None = None) -> None:
@@ -70,7 +71,8 @@ class Tokenizer:
     def from_metadata(cls, metadata: Mapping[str, MetaValue], *, path: str | os.PathLike[str] | None = None) -> Tokenizer:
         """From GGUF metadata (the keys tokenizer.*); `path` only stands in errors.
 
-        Raises FormatError when a rule is broken, UnsupportedError for a model or pre-tokenizer that is not supported, MemoryError."""
+        Raises FormatError when a rule is broken, UnsupportedError for a model or pre-tokenizer that is not supported,
+        MemoryError."""
         return cls(metadata, path=path)
 
     @classmethod
@@ -89,8 +91,8 @@ class Tokenizer:
         return cls(file_metadata(Path(path)), path=path)
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids of `text`. `add_special` adds BOS, EOS and SEP where the model wants them, never a second one. `parse_special`
-        recognizes control tokens such as <|im_end|> in the text; leave it False for text that users write.
+        """Token ids of `text`. `add_special` adds BOS, EOS and SEP where the model wants them, never a second one.
+        `parse_special` recognizes control tokens such as <|im_end|> in the text; leave it False for text that users write.
 
         Raises UnicodeEncodeError for lone surrogates, ValueError beyond 2 GiB, MemoryError."""
         ids = self._vocab.encode(text, parse_special)
@@ -104,7 +106,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of token ids; control tokens give none, or their names with skip_special=False. Bytes that are no UTF-8 become U+FFFD.
+        """Text of token ids; control tokens give none, or their names with skip_special=False. Bytes that are no UTF-8 become
+        U+FFFD.
 
         Raises IndexError for an id outside the vocabulary."""
         data = self._vocab.decode(list(ids), _HIDDEN if skip_special else 0)
@@ -160,11 +163,12 @@ class _Metadata:
     def pre(self) -> str:
         pre = self.text("tokenizer.ggml.pre")
         if pre is None:
-            log.warning("tokenizer.ggml.pre is missing; texts are cut as for 'default', which may differ from the original tokenizer")
+            log.warning("tokenizer.ggml.pre is missing; taken as 'default', which may differ from the original tokenizer")
             pre = "default"
         known = _text.pre_tokenizers()
         if pre not in known:
-            raise UnsupportedError(f"tokenizer.ggml.pre is {quoted(pre)}; supported: {', '.join(sorted(known))}", path=self.path)
+            names = ", ".join(sorted(known))
+            raise UnsupportedError(f"tokenizer.ggml.pre is {quoted(pre)}; supported: {names}", path=self.path)
         return pre
 
     def strings(self, name: str) -> list[str]:
@@ -179,13 +183,14 @@ class _Metadata:
             raise self.error(f"tokenizer.ggml.tokens has {len(tokens)} tokens; expected 1 to {2**24}")
         return tokens
 
-    def numbers(self, name: str, n: int) -> npt.NDArray[np.generic] | None:
+    def numbers(self, name: str, n: int) -> npt.NDArray[np.float64] | None:
         value = self.metadata.get(f"tokenizer.ggml.{name}")
         if value is None:
             return None
-        array = np.asarray(value)
+        array: npt.NDArray[np.float64] = np.asarray(value)
         if array.dtype.kind not in "iuf" or array.shape != (n,):
-            raise self.error(f"tokenizer.ggml.{name} must be {n} numbers, one per token; found shape {array.shape} of {array.dtype}")
+            found = f"shape {array.shape} of {array.dtype}"
+            raise self.error(f"tokenizer.ggml.{name} must be {n} numbers, one per token; found {found}")
         return array
 
     def types(self, n: int) -> npt.NDArray[np.uint8]:
