@@ -1,0 +1,45 @@
+/* kquant.h: what the codecs of the 256-weight K types share beside their search. */
+#ifndef LLMQ_FORMATS_KQUANT_H
+#define LLMQ_FORMATS_KQUANT_H
+
+#include "formats/codec.h"
+#include "formats/kquant_search.h"
+
+/* The 6-bit scales and minima of 8 groups in 12 bytes:
+ *
+ *     byte g      (g < 4)   sc[g] in bits 0..5, bits 4..5 of sc[4 + g] in bits 6..7
+ *     byte 4 + g            m[g] in bits 0..5, bits 4..5 of m[4 + g] in bits 6..7
+ *     byte 8 + g            bits 0..3 of sc[4 + g] in bits 0..3, of m[4 + g] in bits 4..7
+ */
+static inline void llmq_unpack_scales(const uint8_t from[12], int8_t sc[8], uint8_t m[8]) {
+    for (int g = 0; g < 4; g++) {
+        sc[g] = from[g] & 63;
+        m[g] = from[4 + g] & 63;
+        sc[4 + g] = (int8_t)((from[8 + g] & 15) | from[g] >> 6 << 4);
+        m[4 + g] = (uint8_t)(from[8 + g] >> 4 | from[4 + g] >> 6 << 4);
+    }
+}
+
+static inline void llmq_pack_scales(const int8_t sc[8], const uint8_t m[8], uint8_t to[12]) {
+    for (int g = 0; g < 4; g++) {
+        to[g] = (uint8_t)(sc[g] | sc[4 + g] >> 4 << 6);
+        to[4 + g] = (uint8_t)(m[g] | m[4 + g] >> 4 << 6);
+        to[8 + g] = (uint8_t)((sc[4 + g] & 15) | (m[4 + g] & 15) << 4);
+    }
+}
+
+/* Every K type multiplies in the same order: (d * sc) * (q - off) - dmin * m. With a constant `levels` all of it is inlined. */
+static inline void llmq_kquant_dequantize(void (*levels)(const void *block, llmq_levels *out), int bytes, int group, int off,
+                                          const void *src, float *dst, int64_t n) {
+    const uint8_t *block = src;
+    for (int64_t at = 0; at < n; at += 256, block += bytes) {
+        llmq_levels w;
+        levels(block, &w);
+        for (int g = 0; g < 256 / group; g++, dst += group) {
+            const float a = w.d * (float)w.sc[g], b = w.dmin * (float)w.m[g];
+            for (int i = 0; i < group; i++) dst[i] = a * (float)(w.q[group * g + i] - off) - b;
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,36 @@
+/* kquant_search.h: choosing the integers and scales of the 256-weight K types, which all are
+ *
+ *     w[i] = D * sc[g] * q[i]  -  M * m[g]         g = i / group; D, M binary16; sc, m, q small integers
+ *
+ * The search is described in kquant_search.inc; the NumPy codecs (llmq/quant/kquants.py) do the same, bit for bit. */
+#ifndef LLMQ_FORMATS_KQUANT_SEARCH_H
+#define LLMQ_FORMATS_KQUANT_SEARCH_H
+
+#include "formats/codec.h"
+
+enum { KQ_LANES = 16, KQ_STARTS = 8, KQ_MAX_GROUP = 32 };
+
+typedef struct kq_shape {
+    int32_t group;          /* weights per group: 16 or 32; 256 / group groups make a block */
+    int32_t off;            /* stored level = q + off */
+    float qlo, qhi;         /* range of q */
+    float slo, shi;         /* range of sc */
+    float mhi;              /* range of m is 0..mhi; 0: the type has no minima, and its scales have a sign */
+    /* Stage one rounds each group from these: with minima, levels that the group's range is spread over; without, the (signed)
+     * level that its weight of largest magnitude gets. */
+    float start[KQ_STARTS];
+    float step;             /* stage two tries scales that map to shi, shi - step, ... */
+} kq_shape;
+
+/* One row per instruction set that has a body: chooses integers and scales for KQ_LANES groups of finite weights, whole blocks;
+ * weight: finite, >= 0, or NULL. */
+typedef void (*kq_fit)(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
+void llmq_kquant_fit_base(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
+void llmq_kquant_fit_avx2(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
+
+/* The quantize of a K type: search, then pack each block. */
+typedef void (*kq_pack)(const llmq_levels *, void *block);
+llmq_status llmq_kquant_quantize(const kq_shape *, kq_pack, int32_t bytes, const float *src, void *dst, int64_t n,
+                                 const float *weight);
+
+#endif

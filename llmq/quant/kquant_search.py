@@ -1,0 +1,260 @@
+"""How the K types choose integers and scales: csrc/formats/kquant_search.inc in NumPy, operation by operation, so that both
+give the same bits. The C file explains the search; arrays here are float32 (n blocks, groups) unless said otherwise, weights
+and importances (group size, n blocks, groups)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.quant.codecs import Floats, Levels
+from llmq.quant.floats import to_f16
+
+__all__ = ["Shape", "search"]
+
+Bools = npt.NDArray[np.bool_]
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """kq_shape: the ranges of a type's integers and where its search starts."""
+
+    group: int
+    off: int
+    q: tuple[float, float]
+    sc: tuple[float, float]
+    m: float
+    step: float
+    start: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Scaled weights and importances, and their sums."""
+
+    x: Floats
+    h: Floats
+    h0: Floats
+    mean: Floats
+    lo: Floats
+    hi: Floats
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Stage one: a, b, half the error's second derivative by a, and the mean level."""
+
+    a: Floats
+    b: Floats
+    curve: Floats
+    level: Floats
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The integers of every group; d and dmin, one per block, are (n, 1) or repeated."""
+
+    sc: Floats
+    m: Floats
+    d: Floats
+    dmin: Floats
+
+
+@dataclass(frozen=True)
+class State(Scales):
+    """And what rounding with them gives."""
+
+    err: Floats
+    q1: Floats
+    q2: Floats
+    r0: Floats
+    rq: Floats
+
+
+T = TypeVar("T", Groups, State)
+
+
+def total(terms: Iterable[Floats]) -> Floats:
+    """The sum from the first term (of an array: along its first axis) to the last, each addition rounded."""
+    return reduce(np.add, terms)
+
+
+def over_groups(values: Floats) -> Floats:
+    """Sum over the groups of each block, (n, groups) to (n, 1)."""
+    return total(values[:, g : g + 1] for g in range(values.shape[1]))
+
+
+def divide(a: Floats, b: Floats) -> Floats:
+    """a / b, and 0 where b is 0."""
+    none = b == 0
+    quotient: Floats = np.where(none, ZERO, a / np.where(none, ONE, b))
+    return quotient
+
+
+def rounded(values: Floats, lo: float, hi: float) -> Floats:
+    out: Floats = np.rint(np.clip(values, np.float32(lo), np.float32(hi)))
+    return out
+
+
+def power(v: Floats) -> Floats:
+    """2^floor(log2 v), at most 2^126."""
+    out: Floats = np.minimum(v.view(np.uint32) & np.uint32(0x7F800000), np.uint32(0x7E800000)).view(np.float32)
+    return out
+
+
+def half(d: Floats, back: Floats) -> Floats:
+    bits = to_f16(d * back).view(np.uint16)
+    bits = np.where((bits & 0x7FFF) == 0, np.where(d == 0, 0, bits | 1), bits).astype(np.uint16)
+    return bits.view(np.float16).astype(np.float32) / back
+
+
+def gather(shape: Shape, src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
+    amax = np.abs(src).max(axis=1, keepdims=True)
+    seen = amax > np.float32(2.0**-25)
+    back = np.where(seen, power(amax), ONE)
+    x = src * np.where(seen, ONE / back, ZERO)
+    h = np.ones_like(x)
+    if weight is not None:
+        hmax = weight.max(axis=1, keepdims=True)
+        some = hmax >= np.float32(2.0**-126)
+        h = np.where(some, weight * (ONE / np.where(some, power(hmax), ONE)) + np.float32(2.0**-20), ONE)
+
+    def by_weight(values: Floats) -> Floats:
+        return np.ascontiguousarray(values.reshape(len(values), -1, shape.group).transpose(2, 0, 1))
+
+    return by_weight(x), by_weight(h), back
+
+
+def kept(better: Bools, new: T, old: T) -> T:
+    """Field by field, `new` where it is better."""
+    return type(new)(*(np.where(better, getattr(new, f.name), getattr(old, f.name)) for f in fields(new)))
+
+
+def groups(shape: Shape, p: Problem) -> Groups:
+    zero = np.zeros_like(p.h0)
+    extent = p.hi - p.lo
+    far = np.where(-p.lo > p.hi, p.lo, p.hi)
+    gain, best = zero, Groups(zero, -p.mean, zero, zero)
+    for start in (*shape.start, None, None):
+        if start is None:
+            inverse, shift = divide(np.ones_like(zero), best.a), best.b
+        elif shape.m:
+            inverse = divide(np.full_like(zero, start), extent)
+            shift = divide(np.full_like(zero, np.float32(0.5) * (np.float32(shape.q[1]) - np.float32(start))), inverse) - p.lo
+        else:
+            inverse, shift = divide(np.full_like(zero, start), far), zero
+        q = rounded((p.x + shift) * inverse, *shape.q)
+        hq = p.h * q
+        q1, q2, xq = total(hq), total(hq * q), total(hq * (p.x - p.mean))
+        middle = q1 / p.h0 if shape.m else zero
+        bend = q2 - q1 * middle
+        slope = divide(xq, bend)
+        won = slope * xq
+        better = (won > gain) & (bend > 0)
+        gain = np.where(better, won, gain)
+        best = kept(better, Groups(slope, slope * middle - p.mean, bend, middle), best)
+    return best
+
+
+def unit(target: Floats, curve: Floats, lo: float, hi: float, step: float) -> Floats:
+    far = np.take_along_axis(target, np.abs(target).argmax(axis=1, keepdims=True), axis=1)
+    c = np.arange(16, dtype=np.float32)
+    s, low, high = np.float32(step), np.float32(lo), np.float32(hi)
+    k = np.where(np.arange(16) % 2 == 1, low + s * (c // 2), high - s * (c // 2)) if lo < 0 else high - s * c
+    units = np.where(far == 0, ONE, far / k)
+    inverse = ONE / units
+
+    def terms() -> Iterator[Floats]:
+        for g in range(target.shape[1]):
+            t = target[:, g : g + 1]
+            e = rounded(t * inverse, lo, hi) * units - t
+            yield curve[:, g : g + 1] * e * e
+
+    best = total(terms()).argmin(axis=1)[:, None]
+    return np.where(far == 0, ZERO, np.take_along_axis(units, best, axis=1))
+
+
+def one_sign(shape: Shape, p: Problem, at: Groups) -> tuple[Floats, Groups]:
+    weight = p.h0 * at.b * at.b
+    over, under = over_groups(np.where(at.b > 0, weight, ZERO)), over_groups(np.where(at.b < 0, weight, ZERO))
+    sign = np.where(under > over, -ONE, ONE)
+    keep = at.b * sign >= 0
+    a = np.where(keep, at.a, np.where(p.hi > 0, p.hi / np.float32(shape.q[1]), ZERO))
+    level = np.where(keep, at.level, divide(p.mean, a))
+    curve = np.where(keep, at.curve, p.h0 * level * level)
+    return sign, Groups(a, np.where(keep, at.b, ZERO), curve, level)
+
+
+def units(shape: Shape, p: Problem, at: Groups, back: Floats) -> Scales:
+    sign = np.ones_like(back)
+    if shape.m:
+        sign, at = one_sign(shape, p, at)
+    d = half(unit(at.a, at.curve, *shape.sc, shape.step), back)
+    sc = rounded(at.a * divide(np.ones_like(d), d), *shape.sc)
+    if not shape.m:
+        return Scales(sc, np.zeros_like(sc), d, np.zeros_like(d))
+    b = np.maximum((d * sc * at.level - p.mean) * sign, ZERO)
+    dmin = half(unit(b, p.h0, 0, shape.m, shape.step) * sign, back)
+    return Scales(sc, rounded(divide(b * sign, dmin), 0, shape.m), d, dmin)
+
+
+def levels_of(shape: Shape, p: Problem, at: Scales) -> tuple[Floats, Floats]:
+    """(level of each weight, residual)."""
+    a = at.d * at.sc
+    x = p.x + at.dmin * at.m
+    q = rounded(x * divide(np.ones_like(a), a), *shape.q)
+    return q, x - a * q
+
+
+def measure(shape: Shape, p: Problem, at: Scales) -> State:
+    q, r = levels_of(shape, p, at)
+    hq, hr = p.h * q, p.h * r
+    sums = (total(terms) for terms in (hr * r, hq, hq * q, hr, hr * q))
+    return State(at.sc, at.m, at.d, at.dmin, *sums)
+
+
+def step(shape: Shape, p: Problem, at: State, by: int) -> State:
+    steps = np.full_like(at.sc, by)
+    if by == 0:
+        da = divide(at.rq * p.h0 - at.r0 * at.q1, at.q2 * p.h0 - at.q1 * at.q1) if shape.m else divide(at.rq, at.q2)
+        steps = rounded(divide(da, at.d), -256, 256)
+    sc = rounded(at.sc + steps, *shape.sc)
+    m = at.m
+    if shape.m:
+        db = (at.q1 * ((sc - at.sc) * at.d) - at.r0) / p.h0
+        m = rounded(m + rounded(divide(db, at.dmin), -256, 256), 0, shape.m)
+    trial = measure(shape, p, Scales(sc, m, at.d, at.dmin))
+    return kept(trial.err < at.err, trial, at)
+
+
+def refit(shape: Shape, p: Problem, at: State, back: Floats) -> State:
+    dd, dm = over_groups(at.sc * at.sc * at.q2), over_groups(at.sc * at.m * at.q1)
+    mm, rd, rm = over_groups(at.m * at.m * p.h0), over_groups(at.sc * at.rq), over_groups(at.m * at.r0)
+    det = dd * mm - dm * dm
+    both = det > np.float32(2.0**-18) * dd * mm
+    step_d = np.where(both, divide(rd * mm - rm * dm, det), np.where(dd > 0, divide(rd, dd), ZERO))
+    step_m = np.where(both, divide(rd * dm - rm * dd, det), ZERO)
+    trial = measure(shape, p, Scales(at.sc, at.m, half(at.d + step_d, back), half(at.dmin + step_m, back)))
+    return kept(over_groups(trial.err) < over_groups(at.err), trial, at)
+
+
+def search(shape: Shape, src: Floats, weight: Floats | None) -> Levels:
+    """Blocks of finite weights (n, 256), and importances of that shape or None, as levels."""
+    x, h, back = gather(shape, src, weight)
+    h0 = total(h)
+    mean = total(h * x) / h0 if shape.m else np.zeros_like(h0)
+    p = Problem(x, h, h0, mean, x.min(axis=0), x.max(axis=0))
+    at = measure(shape, p, units(shape, p, groups(shape, p), back))
+    for _ in range(2):
+        for by in (0, 1, -1):
+            at = step(shape, p, at, by)
+        at = refit(shape, p, at, back)
+    q, _ = levels_of(shape, p, at)
+    stored = (q + np.float32(shape.off)).astype(np.uint8).transpose(1, 2, 0).reshape(len(src), 256)
+    return Levels(stored, at.sc.astype(np.int8), at.m.astype(np.uint8), (at.d * back)[:, 0], (at.dmin * back)[:, 0])

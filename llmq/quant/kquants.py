@@ -1,0 +1,95 @@
+"""The K types: blocks of 256 weights in groups that have small integer scales. csrc/formats/*_k.c draw the blocks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from llmq.quant.codecs import Floats, Int8s, Levels, QuantizedCodec, UInt8s
+from llmq.quant.kquant_search import Shape, search
+
+
+def f16_at(blocks: UInt8s, at: int) -> Floats:
+    """The binary16 number at byte `at` of each block, float32 (n,)."""
+    value: Floats = blocks[:, at : at + 2].copy().view(np.float16)[:, 0].astype(np.float32)
+    return value
+
+
+def f16_bytes(values: Floats) -> UInt8s:
+    """float32 (n,) that binary16 holds exactly, as bytes (n, 2)."""
+    return values.astype(np.float16).view(np.uint8).reshape(-1, 2)
+
+
+def unpack_scales(raw: UInt8s) -> tuple[Int8s, UInt8s]:
+    """The 12 bytes of Q4_K and Q5_K: (sc, m), each (n, 8), of 6 bits."""
+    sc, m, low = raw[:, :4], raw[:, 4:8], raw[:, 8:]
+    both = np.concatenate([sc & 63, low & 15 | sc >> 6 << 4], axis=1), np.concatenate([m & 63, low >> 4 | m >> 6 << 4], axis=1)
+    return both[0].astype(np.int8), both[1]
+
+
+def pack_scales(sc: Int8s, m: UInt8s) -> UInt8s:
+    s = sc.astype(np.uint8)
+    low = s[:, 4:] & 15 | (m[:, 4:] & 15) << 4
+    return np.concatenate([s[:, :4] | s[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, low], axis=1)
+
+
+def unpack_bits(raw: UInt8s, bits: int) -> UInt8s:
+    """Fields of `bits` bits in runs of 32 bytes: (n, 32 k) to (n, 32 k * 8 / bits); the lowest bits of a run come first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    fields: UInt8s = raw.reshape(len(raw), -1, 1, 32) >> shifts & np.uint8((1 << bits) - 1)
+    return fields.reshape(len(raw), -1)
+
+
+def pack_bits(fields: UInt8s, bits: int) -> UInt8s:
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    runs: UInt8s = np.bitwise_or.reduce(fields.reshape(len(fields), -1, 8 // bits, 32) << shifts, axis=2)
+    return runs.reshape(len(fields), -1)
+
+
+class KQuant(QuantizedCodec):
+    shape: ClassVar[Shape]
+
+    @abstractmethod
+    def pack(self, w: Levels) -> UInt8s:
+        """The inverse of levels."""
+
+    def dequantize(self, blocks: UInt8s) -> Floats:
+        w = self.levels(blocks)
+        q = (w.q.astype(np.float32) - np.float32(self.off)).reshape(len(blocks), -1, self.group)
+        with np.errstate(invalid="ignore"):
+            a, b = w.d[:, None] * w.sc.astype(np.float32), w.dmin[:, None] * w.m.astype(np.float32)
+            weights: Floats = a[:, :, None] * q - b[:, :, None]
+        return weights.reshape(len(blocks), 256)
+
+    def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
+        return self.pack(search(self.shape, x, weight))
+
+
+class Q4_K(KQuant):  # noqa: N801 - the type's name
+    name, off, group, has_min = "Q4_K", 0, 32, True
+    shape = Shape(32, 0, (0, 15), (0, 63), 63, 1, (14, 14.4, 14.7, 15, 15.3, 15.6, 16, 16.5))
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        sc, m = unpack_scales(blocks[:, 4:16])
+        return Levels(unpack_bits(blocks[:, 16:], 4), sc, m, f16_at(blocks, 0), f16_at(blocks, 2))
+
+    def pack(self, w: Levels) -> UInt8s:
+        return np.concatenate([f16_bytes(w.d), f16_bytes(w.dmin), pack_scales(w.sc, w.m), pack_bits(w.q, 4)], axis=1)
+
+
+class Q6_K(KQuant):  # noqa: N801
+    name, off, group = "Q6_K", 32, 16
+    shape = Shape(16, 32, (-32, 31), (-128, 127), 0, 1, (-32.4, -32, -31.6, -31.2, -30.7, 31, 31.4, 30.6))
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        # the two runs of 32 bytes of each 64 hold 32 weights each in their low nibbles, and then 32 each in their high ones
+        low = unpack_bits(blocks[:, :128], 4).reshape(len(blocks), 2, 2, 2, 32).swapaxes(2, 3).reshape(len(blocks), 256)
+        high = unpack_bits(blocks[:, 128:192], 2)
+        sc = blocks[:, 192:208].view(np.int8)
+        return Levels(low | high << 4, sc, np.zeros_like(sc, np.uint8), f16_at(blocks, 208), np.zeros(len(blocks), np.float32))
+
+    def pack(self, w: Levels) -> UInt8s:
+        low = (w.q & np.uint8(15)).reshape(len(w.q), 2, 2, 2, 32).swapaxes(2, 3).reshape(len(w.q), 256)
+        return np.concatenate([pack_bits(low, 4), pack_bits(w.q >> np.uint8(4), 2), w.sc.view(np.uint8), f16_bytes(w.d)], axis=1)
