@@ -4,11 +4,12 @@
 One part per room of csrc/, in llmq/native/*.pxi.
 """
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 import numpy as np
 
 include "native/core.pxi"
 include "native/codecs.pxi"
+include "native/kernels.pxi"
 include "native/formats.pxi"
 include "native/graph.pxi"

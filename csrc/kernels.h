@@ -1,0 +1,90 @@
+/* kernels.h: the kernel table, and what kernels read: strips, prepared activations, shapes.
+ *
+ * A slot holds the best body at or below the level in use (csrc/ladder.def). Every body of the quantized slots and of x8 gives
+ * the same bits as the scalar one; the others agree within float32 rounding. */
+#ifndef LLMQ_KERNELS_H
+#define LLMQ_KERNELS_H
+
+#include "llmq.h"
+
+/* ---- planes of a strip (drawn in pack.c) ------------------------------------------------------------------------------- */
+
+enum { LLMQ_PLANE_LO, LLMQ_PLANE_HI, LLMQ_PLANE_SC, LLMQ_PLANE_M, LLMQ_PLANE_D, LLMQ_PLANE_DMIN };
+
+/* bits of q in the lo and in the hi plane; the nibbles of a codebook type stay nibbles */
+static inline int llmq_lo_bits(int bits, int book) {
+    return book ? 4 : bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits;
+}
+static inline int llmq_hi_bits(int bits, int book) {
+    return book ? 0 : bits - llmq_lo_bits(bits, 0);
+}
+
+/* ---- activations -------------------------------------------------------------------------------------------------------- */
+
+/* One row of k activations as 8-bit integers (csrc/formats/dot.c defines them): int8 q[k], float dx[k / 32], and the sums that undo
+ * weight offsets, int16 sum[k / 16][2]: of the columns with index mod 4 in {0, 1} and in {2, 3} of each 16, which is how
+ * instructions that add pairs of products see them. Rows follow one another at llmq_x8_stride bytes, 64-byte aligned. */
+static inline int64_t llmq_x8_dx(int64_t k) { return k; }
+static inline int64_t llmq_x8_sum(int64_t k) { return k + k / 8; }
+static inline int64_t llmq_x8_stride(int64_t k) { return (k + k / 8 + k / 4 + 63) & -64; }
+
+/* ---- slots -------------------------------------------------------------------------------------------------------------- */
+
+enum {
+    LLMQ_KC = 1024,             /* columns unpacked at a time: a panel of 16 rows stays in L1 */
+    LLMQ_FC = 256,              /* columns summed in one float32 chain by the float kernels */
+    LLMQ_STRIPS_AT_ONCE = 4,    /* float kernels: strips read side by side */
+    LLMQ_PANEL = 16 * LLMQ_KC,  /* bytes of scratch a kernel may use: uint8 [KC/4][16][4] or float [FC][16] */
+    LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_mm: two strips' panel of 256 columns in bf16 */
+};
+
+/* x[k] -> one prepared row. A group of 32 with a NaN or an infinity gets dx = NaN and q = 0, so that the product shows it. */
+typedef void llmq_x8_fn(const float *x, int64_t k, uint8_t *row);
+
+/* out[m][16] = m prepared rows times one strip, as csrc/formats/dot.c defines it, for any m >= 1; panel: LLMQ_PANEL bytes. */
+typedef void llmq_mm_quant_fn(const llmq_packed *w, const uint8_t *strip, const uint8_t *x, int64_t m, uint8_t *panel, float *out);
+
+/* out[count][m][16] = m rows of float32 at stride ldx times `count` <= LLMQ_STRIPS_AT_ONCE neighbouring strips. Each element is
+ * the sum, over runs of LLMQ_FC columns, of a chain over the columns of the run in order, whatever m and count are. */
+typedef void llmq_mm_float_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const float *x, int64_t ldx, int64_t m,
+                              uint8_t *panel, float *out);
+
+/* The large-batch path: bf16 tiles (see isa/amx_matmul.c). tiles_x converts tiles [first, last) of 16 rows of m; tiles_mm multiplies
+ * them by `count` neighbouring strips: out[count][m rounded up to 32][16]. */
+typedef void llmq_tiles_x_fn(const float *x, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last, uint8_t *tiles);
+typedef void llmq_tiles_mm_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m,
+                              uint8_t *scratch, float *out);
+
+typedef struct llmq_kernels {
+#define KERNEL(type, name) type *name;
+#include "kernels.def"
+#undef KERNEL
+} llmq_kernels;
+
+enum llmq_slot {
+#define KERNEL(type, name) LLMQ_SLOT_##name,
+#include "kernels.def"
+#undef KERNEL
+    LLMQ_SLOTS
+};
+
+enum llmq_shape {
+#define SHAPE(name, ...) LLMQ_SHAPE_##name,
+#include "shapes.def"
+#undef SHAPE
+    LLMQ_SHAPES
+};
+
+const llmq_kernels *llmq_kernels_used(void);
+llmq_mm_quant_fn *llmq_mm_quant(int32_t type); /* the slot of the type's shape; NULL for float types and unknown shapes */
+int llmq_isa_offered(llmq_isa level);          /* 1 when llmq_isa_use would take it */
+const char *llmq_slot_name(int slot);
+llmq_isa llmq_slot_level(int slot);            /* level whose body the slot holds; LLMQ_ISA_COUNT when it holds none */
+int llmq_shape_of(const llmq_codec *codec);    /* enum llmq_shape, -1 when there is none */
+
+/* csrc/cpuid.c: what this CPU and its operating system offer */
+uint32_t llmq_cpu_flags(void);                 /* bit per feature */
+const char *llmq_cpu_flag_name(int bit);       /* NULL past the last */
+int llmq_cpu_can(llmq_isa level);
+
+#endif

@@ -1,0 +1,151 @@
+/* matmul.c: out[m][ldo] = x[m][ldx] . W^T (+ bias), shared out over the threads of a pool.
+ *
+ * Three kinds of prepared activations, chosen from the weight's type, the number of rows and the level in use:
+ *
+ *     FLOATS  F32, F16, BF16 weights: x as it is
+ *     X8      quantized weights: 8-bit integers with one scale per 32 (kernels.h)
+ *     TILES   m >= TILES_FROM at a level with a tile unit, every type but F32: bf16 tiles
+ *
+ * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken from the shared counter in
+ * chunks: a thread walks a chunk for a block of rows of x small enough to stay in its L2 cache while the chunk's strips pass.
+ * FLOATS and X8 give every element of out the same value for any m, chunk and number of threads. */
+#include <string.h>
+
+#include "kernels.h"
+
+enum kind { FLOATS, X8, TILES };
+enum {
+    TILES_FROM = 32,        /* below, X8 is faster: it does not dequantize */
+    TILES_CHUNK = 8,        /* strips per turn of the tile path */
+    X_BLOCK = 192 << 10,    /* bytes of x that a block of rows may have */
+    M_BLOCK = 128,          /* rows of x in a block at most */
+    TILES_BLOCK = 1024,     /* the same for TILES */
+};
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t align64(int64_t x) { return (x + 63) & -64; }
+
+int llmq_matmul_kind(const llmq_packed *w, int64_t m) {
+    if (m >= TILES_FROM && w->type != LLMQ_F32 && llmq_kernels_used()->tiles_mm) return TILES;
+    return llmq_codec_of(w->type)->bits ? X8 : FLOATS;
+}
+
+/* ---- scratch ------------------------------------------------------------------------------------------------------------ */
+
+static int64_t tile_rows(int64_t m) { return (m + 31) / 32 * 32; }
+
+static int64_t prepared_bytes(int kind, int64_t k, int64_t m) {
+    if (kind == X8) return m * llmq_x8_stride(k);
+    return kind == TILES ? tile_rows(m) * ((k + 31) / 32 * 64) : 0;
+}
+
+static int64_t thread_bytes(int kind, int64_t m) {
+    if (kind == TILES) return LLMQ_TILES_SCRATCH + min64(tile_rows(m), TILES_BLOCK) * TILES_CHUNK * LLMQ_STRIP * 4;
+    return LLMQ_PANEL + min64(m, M_BLOCK) * LLMQ_STRIPS_AT_ONCE * LLMQ_STRIP * 4;
+}
+
+int64_t llmq_matmul_scratch(const llmq_packed *w, int64_t m, int nth) {
+    const int kind = llmq_matmul_kind(w, m);
+    return align64(prepared_bytes(kind, w->k, m)) + nth * align64(thread_bytes(kind, m));
+}
+
+/* ---- prepare ------------------------------------------------------------------------------------------------------------ */
+
+void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth) {
+    const llmq_kernels *kernels = llmq_kernels_used();
+    const int kind = llmq_matmul_kind(w, m);
+    if (kind == X8) {
+        const int64_t stride = llmq_x8_stride(w->k);
+        for (int64_t t = m * tid / nth; t < m * (tid + 1) / nth; t++) kernels->x8(x + t * ldx, w->k, (uint8_t *)scratch + t * stride);
+    } else if (kind == TILES) {
+        const int64_t tiles = tile_rows(m) / 16;
+        kernels->tiles_x(x, m, w->k, ldx, tiles * tid / nth, tiles * (tid + 1) / nth, scratch);
+    }
+}
+
+/* ---- run ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct job {
+    const llmq_packed *w;
+    const uint8_t *strips;      /* of the expert */
+    const float *bias, *x;
+    int64_t m, ldx;
+    const uint8_t *prepared;
+    uint8_t *panel;             /* the thread's scratch */
+    float *sums;                /* behind it: [strips][rows of x][16] */
+    float *out;
+    int64_t ldo;
+} job;
+
+/* A strip's sums [m][16] to its columns of out, from row t0 on. */
+static void put(const job *j, const float *sums, int64_t strip, int64_t t0, int64_t m) {
+    const int64_t column = strip * LLMQ_STRIP;
+    const int count = (int)min64(j->w->n - column, LLMQ_STRIP);
+    for (int64_t t = 0; t < m; t++, sums += LLMQ_STRIP) {
+        float *out = j->out + (t0 + t) * j->ldo + column;
+        for (int r = 0; r < count; r++) out[r] = j->bias ? sums[r] + j->bias[column + r] : sums[r];
+    }
+}
+
+static void run_x8(const job *j, int64_t first, int64_t last) {
+    llmq_mm_quant_fn *const mm = llmq_mm_quant(j->w->type);
+    const int64_t stride = llmq_x8_stride(j->w->k), block = max64(1, min64(M_BLOCK, X_BLOCK / stride));
+    for (int64_t t = 0; t < j->m; t += block) {
+        const int64_t m = min64(block, j->m - t);
+        for (int64_t s = first; s < last; s++) {
+            mm(j->w, j->strips + s * j->w->strip_bytes, j->prepared + t * stride, m, j->panel, j->sums);
+            put(j, j->sums, s, t, m);
+        }
+    }
+}
+
+static void run_floats(const job *j, int64_t first, int64_t last) {
+    const llmq_kernels *kernels = llmq_kernels_used();
+    llmq_mm_float_fn *const mm = j->w->type == LLMQ_F32 ? kernels->mm_f32 : j->w->type == LLMQ_F16 ? kernels->mm_f16 : kernels->mm_bf16;
+    const int64_t block = max64(1, min64(M_BLOCK, X_BLOCK / (4 * j->w->k)));
+    for (int64_t t = 0; t < j->m; t += block) {
+        const int64_t m = min64(block, j->m - t);
+        for (int64_t s = first, count; s < last; s += count) {
+            count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
+            mm(j->w, j->strips + s * j->w->strip_bytes, count, j->x + t * j->ldx, j->ldx, m, j->panel, j->sums);
+            for (int64_t i = 0; i < count; i++) put(j, j->sums + i * m * LLMQ_STRIP, s + i, t, m);
+        }
+    }
+}
+
+static void run_tiles(const job *j, int64_t first, int64_t last) {
+    const int64_t row_bytes = (j->w->k + 31) / 32 * 64;
+    for (int64_t t = 0; t < j->m; t += TILES_BLOCK) {
+        const int64_t m = min64(TILES_BLOCK, j->m - t), rows = tile_rows(m);
+        llmq_kernels_used()->tiles_mm(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * row_bytes, m,
+                                      j->panel, j->sums);
+        for (int64_t s = first; s < last; s++) put(j, j->sums + (s - first) * rows * LLMQ_STRIP, s, t, m);
+    }
+}
+
+/* Strips per turn: many enough to use x while it is near, few enough that no thread waits long for the last. */
+static int64_t chunk_of(int kind, int64_t strips, int64_t m, int nth) {
+    const int64_t fair = strips / (nth * 4), most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
+    const int64_t least = kind == TILES ? 2 : kind == FLOATS ? LLMQ_STRIPS_AT_ONCE : 1;
+    return max64(least, min64(fair / least * least, most));
+}
+
+void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
+                     float *out, int64_t ldo, int64_t *next, int tid, int nth) {
+    const int kind = llmq_matmul_kind(w, m);
+    uint8_t *mine = (uint8_t *)scratch + align64(prepared_bytes(kind, w->k, m)) + tid * align64(thread_bytes(kind, m));
+    const job j = {
+        .w = w, .strips = w->data + expert * w->strips * w->strip_bytes, .bias = bias, .x = x, .m = m, .ldx = ldx,
+        .prepared = scratch, .panel = mine, .sums = (float *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL)),
+        .out = out, .ldo = ldo,
+    };
+    const int64_t chunk = chunk_of(kind, w->strips, m, nth);
+    for (;;) {
+        const int64_t first = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED), last = min64(first + chunk, w->strips);
+        if (first >= w->strips) return;
+        if (kind == X8) run_x8(&j, first, last);
+        else if (kind == TILES) run_tiles(&j, first, last);
+        else run_floats(&j, first, last);
+    }
+}

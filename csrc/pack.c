@@ -1,0 +1,194 @@
+/* pack.c: weights as the kernels read them, one layout for every instruction set and for all of GEMV, small GEMM and panel
+ * dequantization.
+ *
+ * A matrix W[n][k] is cut into strips of 16 rows, one strip after another; rows past n are zeros. Rows stand in lanes: four neighbouring
+ * columns of one row (a quad) are one 32-bit word, so that one broadcast of four activations meets 16 rows (one 512-bit, two 256-bit,
+ * four 128-bit vectors) and no sum ever runs across lanes. Inside a strip the planes follow one another, each at a multiple of 64
+ * bytes; kernels walk each of them from its start to its end.
+ *
+ *     lo    uint32 [k/4 / per][16]   per = 8 / bits quads share a word: quad per*i + t of a row in bits t*bits.. of each byte of word i
+ *                                    (8 bits: one quad; 4 bits: 2, even quad in the low nibbles; 2 bits: 4)
+ *     hi    the same for the bits above: 1 bit (3- and 5-bit types: 8 quads a word) or 2 bits (6-bit types)
+ *     sc    int8   [k/group][16]     types whose groups have scales of their own
+ *     m     uint8  [k/group][16]     those with minima
+ *     d     binary16 [k/block][16]
+ *     dmin  binary16 [k/block][16]   types with a minimum
+ *
+ * 8-bit types are stored signed (q - 128). Codebook types keep their nibbles in lo; kernels look them up. Float types have one plane:
+ * F32 float [k][16]; F16 and BF16 [(k+1)/2][16][2], the order that VDPBF16PS and TDPBF16PS take; an odd k ends with zeros.
+ *
+ * Everything is read through llmq_codec's levels, so that a new type needs no code here. d and dmin must be exact in binary16, as they
+ * are in every type with a scale of that kind. */
+#include <string.h>
+
+#include "formats/half.h"
+#include "kernels.h"
+
+static int64_t round_up(int64_t x, int64_t to) {
+    return (x + to - 1) / to * to;
+}
+
+llmq_status llmq_pack_plan(llmq_packed *w, int32_t type, int64_t n, int64_t k, int64_t experts) {
+    const llmq_codec *codec = llmq_codec_of(type);
+    const int64_t limit = (int64_t)1 << 40; /* columns, rows and experts whose sizes cannot overflow below */
+    if (codec == NULL || (codec->bits && llmq_shape_of(codec) < 0)) return LLMQ_ERR_UNSUPPORTED;
+    if (n < 1 || k < 1 || experts < 1 || k % codec->block || k > limit / 64 || n > limit / k || experts > limit / k / n) return LLMQ_ERR_ARG;
+    *w = (llmq_packed){.type = type, .n = n, .k = k, .experts = experts, .strips = (n + LLMQ_STRIP - 1) / LLMQ_STRIP};
+    int64_t bytes[LLMQ_MAX_PLANES] = {0}, at = 0;
+    if (codec->bits == 0) {
+        bytes[LLMQ_PLANE_LO] = type == LLMQ_F32 ? k * 64 : (k + 1) / 2 * 64;
+    } else {
+        const int book = codec->codebook != NULL;
+        bytes[LLMQ_PLANE_LO] = k * 2 * llmq_lo_bits(codec->bits, book);
+        bytes[LLMQ_PLANE_HI] = k * 2 * llmq_hi_bits(codec->bits, book);
+        bytes[LLMQ_PLANE_SC] = codec->has_scales ? k / codec->group * 16 : 0;
+        bytes[LLMQ_PLANE_M] = codec->has_scales && codec->has_min ? k / codec->group * 16 : 0;
+        bytes[LLMQ_PLANE_D] = k / codec->block * 32;
+        bytes[LLMQ_PLANE_DMIN] = codec->has_min ? k / codec->block * 32 : 0;
+    }
+    for (int p = 0; p < LLMQ_MAX_PLANES; p++) {
+        w->plane[p] = at;
+        at += round_up(bytes[p], 64);
+    }
+    w->strip_bytes = at;
+    return LLMQ_OK;
+}
+
+/* ---- quads and words ---------------------------------------------------------------------------------------------------- */
+
+static uint32_t load_u32(const void *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+/* The word that holds, at `bits` a byte, bits `shift`.. of the quads q[0..8/bits*4). */
+static uint32_t join(const uint8_t *q, int bits, int shift) {
+    const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
+    uint32_t word = 0;
+    for (int t = 0; t < 8 / bits; t++) word |= (load_u32(q + 4 * t) >> shift & mask) << (t * bits);
+    return word;
+}
+
+/* Quad number `quad` of row r, from a plane of `bits`. */
+static uint32_t part(const uint8_t *plane, int64_t quad, int r, int bits) {
+    const int per = 8 / bits;
+    const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
+    return load_u32(plane + (quad / per * LLMQ_STRIP + r) * 4) >> (quad % per * bits) & mask;
+}
+
+static void nibbles_of_levels(const llmq_codec *codec, uint8_t *q) {
+    uint8_t nibble[256] = {0};
+    for (int i = 0; i < 16; i++) nibble[codec->codebook[i] + 128] = (uint8_t)i;
+    for (int i = 0; i < codec->block; i++) q[i] = nibble[q[i]];
+}
+
+/* ---- packing ------------------------------------------------------------------------------------------------------------ */
+
+static void pack_block(const llmq_packed *w, const llmq_codec *codec, uint8_t *strip, int64_t block, int r, llmq_levels *level) {
+    const int book = codec->codebook != NULL;
+    const int lo = llmq_lo_bits(codec->bits, book), hi = llmq_hi_bits(codec->bits, book), groups = codec->block / codec->group;
+    const int64_t quad = block * (codec->block / 4);
+    uint8_t *at = strip + w->plane[LLMQ_PLANE_LO] + (quad / (8 / lo) * LLMQ_STRIP + r) * 4;
+    if (book) nibbles_of_levels(codec, level->q);
+    for (int i = 0; i < codec->block; i += 32 / lo, at += LLMQ_STRIP * 4) {
+        const uint32_t word = join(level->q + i, lo, 0) ^ (lo == 8 ? 0x80808080u : 0);
+        memcpy(at, &word, 4);
+    }
+    if (hi) {
+        at = strip + w->plane[LLMQ_PLANE_HI] + (quad / (8 / hi) * LLMQ_STRIP + r) * 4;
+        for (int i = 0; i < codec->block; i += 32 / hi, at += LLMQ_STRIP * 4) {
+            const uint32_t word = join(level->q + i, hi, lo);
+            memcpy(at, &word, 4);
+        }
+    }
+    if (codec->has_scales) {
+        for (int g = 0; g < groups; g++) {
+            const int64_t i = (block * groups + g) * LLMQ_STRIP + r;
+            strip[w->plane[LLMQ_PLANE_SC] + i] = (uint8_t)level->sc[g];
+            if (codec->has_min) strip[w->plane[LLMQ_PLANE_M] + i] = level->m[g];
+        }
+    }
+    const uint16_t d = llmq_f32_to_f16(level->d), dmin = llmq_f32_to_f16(level->dmin);
+    const int64_t i = (block * LLMQ_STRIP + r) * 2;
+    memcpy(strip + w->plane[LLMQ_PLANE_D] + i, &d, 2);
+    if (codec->has_min) memcpy(strip + w->plane[LLMQ_PLANE_DMIN] + i, &dmin, 2);
+}
+
+static void pack_strip(const llmq_packed *w, const llmq_codec *codec, uint8_t *strip, const uint8_t *rows, int count) {
+    const int64_t row_bytes = w->k / codec->block * codec->bytes;
+    memset(strip, 0, (size_t)w->strip_bytes);
+    if (codec->bits) {
+        for (int64_t b = 0; b < w->k / codec->block; b++) {
+            for (int r = 0; r < count; r++) {
+                llmq_levels level;
+                codec->levels(rows + r * row_bytes + b * codec->bytes, &level);
+                pack_block(w, codec, strip, b, r, &level);
+            }
+        }
+        return;
+    }
+    const int64_t pair = codec->bytes == 2 ? 2 : 1; /* columns that stand together */
+    for (int r = 0; r < count; r++) {
+        for (int64_t i = 0; i < w->k; i++) {
+            const int64_t to = (i / pair * LLMQ_STRIP + r) * pair + i % pair;
+            memcpy(strip + to * codec->bytes, rows + r * row_bytes + i * codec->bytes, (size_t)codec->bytes);
+        }
+    }
+}
+
+void llmq_pack(const llmq_packed *w, const void *rows, int tid, int nth) {
+    const llmq_codec *codec = llmq_codec_of(w->type);
+    const int64_t all = w->strips * w->experts, row_bytes = w->k / codec->block * codec->bytes;
+    for (int64_t i = all * tid / nth; i < all * (tid + 1) / nth; i++) {
+        const int64_t expert = i / w->strips, row = i % w->strips * LLMQ_STRIP;
+        const int count = (int)(w->n - row < LLMQ_STRIP ? w->n - row : LLMQ_STRIP);
+        pack_strip(w, codec, w->data + i * w->strip_bytes, (const uint8_t *)rows + (expert * w->n + row) * row_bytes, count);
+    }
+}
+
+/* ---- and back ----------------------------------------------------------------------------------------------------------- */
+
+static float load_f16(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return llmq_f16_to_f32(h);
+}
+
+static void float_row(const llmq_packed *w, const uint8_t *strip, int r, float *dst) {
+    for (int64_t i = 0; i < w->k; i++) {
+        uint16_t h;
+        if (w->type == LLMQ_F32) {
+            memcpy(dst + i, strip + (i * LLMQ_STRIP + r) * 4, 4);
+            continue;
+        }
+        memcpy(&h, strip + ((i / 2 * LLMQ_STRIP + r) * 2 + i % 2) * 2, 2);
+        dst[i] = w->type == LLMQ_F16 ? llmq_f16_to_f32(h) : llmq_bf16_to_f32(h);
+    }
+}
+
+void llmq_packed_row(const llmq_packed *w, int64_t expert, int64_t row, float *dst) {
+    const llmq_codec *codec = llmq_codec_of(w->type);
+    const uint8_t *strip = w->data + (expert * w->strips + row / LLMQ_STRIP) * w->strip_bytes;
+    const int r = (int)(row % LLMQ_STRIP), book = codec->codebook != NULL;
+    if (codec->bits == 0) {
+        float_row(w, strip, r, dst);
+        return;
+    }
+    const int lo = llmq_lo_bits(codec->bits, book), hi = llmq_hi_bits(codec->bits, book);
+    for (int64_t i = 0; i < w->k; i++) {
+        const int64_t b = i / codec->block, g = i / codec->group, quad = i / 4;
+        uint32_t q = part(strip + w->plane[LLMQ_PLANE_LO], quad, r, lo);
+        if (hi) q |= part(strip + w->plane[LLMQ_PLANE_HI], quad, r, hi) << lo;
+        const int stored = (int)(q >> (i % 4 * 8) & 255);
+        const int level = book ? codec->codebook[stored] : codec->bits == 8 ? (int8_t)stored : stored - codec->off;
+        const float d = load_f16(strip + w->plane[LLMQ_PLANE_D] + (b * LLMQ_STRIP + r) * 2);
+        const int sc = codec->has_scales ? (int8_t)strip[w->plane[LLMQ_PLANE_SC] + g * LLMQ_STRIP + r] : 1;
+        float value = d * (float)sc * (float)level;
+        if (codec->has_min) {
+            const int m = codec->has_scales ? strip[w->plane[LLMQ_PLANE_M] + g * LLMQ_STRIP + r] : 1;
+            value -= load_f16(strip + w->plane[LLMQ_PLANE_DMIN] + (b * LLMQ_STRIP + r) * 2) * (float)m;
+        }
+        dst[i] = value;
+    }
+}

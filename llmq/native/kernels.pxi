@@ -1,0 +1,158 @@
+# Packed weights, the matmul driver and the kernel table.
+
+cdef extern from "kernels.h" nogil:
+    ctypedef enum llmq_isa:
+        LLMQ_ISA_SCALAR, LLMQ_ISA_COUNT
+
+    ctypedef struct llmq_packed:
+        int32_t type
+        int64_t n, k, experts, strips, strip_bytes
+        uint8_t *data
+
+    llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts)
+    void llmq_pack(const llmq_packed *, const void *rows, int tid, int nth)
+    void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst)
+    int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth)
+    int llmq_matmul_kind(const llmq_packed *, int64_t m)
+    void llmq_matmul_prepare(const llmq_packed *, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth)
+    void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx,
+                         void *scratch, float *out, int64_t ldo, int64_t *next, int tid, int nth)
+
+    const char *llmq_isa_name(llmq_isa)
+    llmq_isa llmq_isa_found()
+    int llmq_isa_offered(llmq_isa)
+    llmq_isa llmq_isa_used()
+    llmq_status llmq_isa_use(llmq_isa)
+    const char *llmq_slot_name(int slot)
+    llmq_isa llmq_slot_level(int slot)
+    uint32_t llmq_cpu_flags()
+    const char *llmq_cpu_flag_name(int bit)
+
+
+cdef object aligned(int64_t nbytes):
+    """uint8 (nbytes,) whose first byte stands at a multiple of 64."""
+    raw = np.empty(nbytes + 63, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + nbytes]
+
+
+def packed_bytes(int32_t type, int64_t n, int64_t k, int64_t experts=1):
+    """Bytes of a packed matrix."""
+    cdef llmq_packed c
+    check_status(llmq_pack_plan(&c, type, n, k, experts), f"packing type {type}, {experts} x {n} x {k}")
+    return c.strips * c.strip_bytes * experts
+
+
+cdef class Packed:
+    """A weight matrix [experts][n][k] in the kernels' layout (csrc/pack.c). `data` is uint8 (nbytes,), 64-byte aligned; the caller may
+    bring it (`packed_bytes` long)."""
+
+    cdef llmq_packed c
+    cdef readonly object data
+
+    def __init__(self, int32_t type, int64_t n, int64_t k, const uint8_t[::1] rows, int64_t experts=1, data=None):
+        check_status(llmq_pack_plan(&self.c, type, n, k, experts), f"packing type {type}, {experts} x {n} x {k}")
+        cdef const llmq_codec *codec = llmq_codec_of(type)
+        if rows.shape[0] != experts * n * (k // codec.block * codec.bytes):
+            raise ValueError(f"packing: {rows.shape[0]} bytes are not {experts} x {n} x {k} weights of type {type}")
+        if not codec.check(&rows[0], experts * n * k):
+            raise ValueError("packing: NaN or infinity among the scales")
+        self.data = aligned(packed_bytes(type, n, k, experts)) if data is None else data
+        cdef uint8_t[::1] view = self.data
+        if view.shape[0] != packed_bytes(type, n, k, experts) or <size_t>&view[0] % 64:
+            raise ValueError("packing: data has the wrong size or is not 64-byte aligned")
+        self.c.data = &view[0]
+        with nogil:
+            llmq_pack(&self.c, &rows[0], 0, 1)
+
+    @property
+    def shape(self):
+        """(experts, n, k)"""
+        return self.c.experts, self.c.n, self.c.k
+
+    def kind(self, int64_t m):
+        """How the activations of m rows are prepared: "floats", "x8" or "tiles" (csrc/ops/matmul.c)."""
+        return ("floats", "x8", "tiles")[llmq_matmul_kind(&self.c, m)]
+
+    def scratch_bytes(self, int64_t m, int n_threads=1):
+        return llmq_matmul_scratch(&self.c, m, n_threads)
+
+    def row(self, int64_t row, int64_t expert=0):
+        """One row dequantized from the packed form, float32 (k,)."""
+        if not (0 <= row < self.c.n and 0 <= expert < self.c.experts):
+            raise IndexError(f"row {row} of expert {expert}: there are {self.c.n} rows and {self.c.experts} experts")
+        out = np.empty(self.c.k, np.float32)
+        cdef float[::1] view = out
+        llmq_packed_row(&self.c, expert, row, &view[0])
+        return out
+
+
+def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias=None, int64_t expert=0, int n_threads=1, scratch=None):
+    """out[m][n] = x[m][k] . W[expert]^T + bias, all float32; x and out may have padded rows (stride), not padded columns. `scratch` is
+    uint8, 64-byte aligned, Packed.scratch_bytes(m, n_threads) long."""
+    cdef int64_t m = x.shape[0]
+    if x.shape[1] != w.c.k or out.shape[0] != m or out.shape[1] != w.c.n:
+        raise ValueError(f"matmul: x {x.shape[0]} x {x.shape[1]} and out {out.shape[0]} x {out.shape[1]} do not fit W {w.c.n} x {w.c.k}")
+    if x.strides[1] != 4 or out.strides[1] != 4 or x.strides[0] % 4 or out.strides[0] % 4:
+        raise ValueError("matmul: the columns of x and out must be contiguous")
+    if (bias is not None and bias.shape[0] != w.c.n) or not 0 <= expert < w.c.experts or n_threads < 1:
+        raise ValueError("matmul: bias, expert or n_threads out of range")
+    if m == 0:
+        return
+    cdef uint8_t[::1] work = aligned(w.scratch_bytes(m, n_threads)) if scratch is None else scratch
+    if work.shape[0] != w.scratch_bytes(m, n_threads) or <size_t>&work[0] % 64:
+        raise ValueError("matmul: scratch has the wrong size or is not 64-byte aligned")
+    cdef const float *b = &bias[0] if bias is not None else NULL
+    cdef int64_t ldx = x.strides[0] // 4, ldo = out.strides[0] // 4, next = 0
+    cdef int tid
+    with nogil:
+        for tid in range(n_threads):
+            llmq_matmul_prepare(&w.c, &x[0, 0], m, ldx, &work[0], tid, n_threads)
+        for tid in range(n_threads):
+            llmq_matmul_run(&w.c, expert, b, &x[0, 0], m, ldx, &work[0], &out[0, 0], ldo, &next, tid, n_threads)
+
+
+def isa_levels():
+    """Names of the levels of the ladder that can run here, lowest first."""
+    return [llmq_isa_name(<llmq_isa>level).decode() for level in range(LLMQ_ISA_COUNT) if llmq_isa_offered(<llmq_isa>level)]
+
+
+def all_isa_levels():
+    """Names of every level that llmq knows, on any machine."""
+    return [llmq_isa_name(<llmq_isa>level).decode() for level in range(LLMQ_ISA_COUNT)]
+
+
+def use_isa(str name):
+    """Fill the kernel table for a level of `isa_levels`. No kernel may be running."""
+    check_status(llmq_isa_use(<llmq_isa><int>all_isa_levels().index(name)), f"instruction set level {name}")
+
+
+def isa_used():
+    """Name of the level in use."""
+    return llmq_isa_name(llmq_isa_used()).decode()
+
+
+def cpu_flags():
+    """Names of the instruction set extensions that the CPU has and the operating system grants."""
+    cdef uint32_t flags = llmq_cpu_flags()
+    names = []
+    bit = 0
+    while llmq_cpu_flag_name(bit) != NULL:
+        if flags >> bit & 1:
+            names.append(llmq_cpu_flag_name(bit).decode())
+        bit += 1
+    return names
+
+
+def kernel_slots():
+    """{slot of the kernel table: level whose body it holds}; slots that hold none at this level are left out."""
+    slots = {}
+    slot = 0
+    while llmq_slot_name(slot) != NULL:
+        if llmq_slot_level(slot) != LLMQ_ISA_COUNT:
+            slots[llmq_slot_name(slot).decode()] = llmq_isa_name(llmq_slot_level(slot)).decode()
+        slot += 1
+    return slots
+
+
+check_status(llmq_isa_use(llmq_isa_found()), "filling the kernel table")
