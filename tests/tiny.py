@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from llmq.engine.base import Batch
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
+from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.quant.types import QuantType
 
 LLAMA: dict[str, MetaValue] = {
@@ -63,3 +64,12 @@ def batch(*parts: tuple[int, int, npt.ArrayLike], outputs: npt.ArrayLike | None 
         np.concatenate([np.full(len(ids), seq, np.int32) for (seq, _, _), ids in zip(parts, tokens, strict=True)]),
         np.arange(n, dtype=np.int32) if outputs is None else np.asarray(outputs, np.int32),
     )
+
+
+def write_gguf(model: Checkpoint, path: Path) -> Path:
+    """The model as a GGUF file, with the types it has."""
+    infos = [TensorInfo(t.name, t.shape, t.type) for t in model.tensors.values()]
+    with GGUFWriter(path, model.metadata, infos) as writer:
+        for tensor in model.tensors.values():
+            writer.write(tensor.raw())
+    return path

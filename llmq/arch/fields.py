@@ -61,6 +61,18 @@ class Fields:
             raise self.error(key, f"true or false expected, found {quoted(value)}")
         return bool(value)
 
+    def flags(self, name: str, n: int, *, default: bool) -> list[bool]:
+        """A list of n flags, or a period p that stands for p-1 times true and once false, and so on."""
+        key, value = self._find((name,))
+        if value is None:
+            return [default] * n
+        if isinstance(value, list | np.ndarray):
+            if len(value) != n or not all(isinstance(item, bool | np.bool_) for item in value):
+                raise self.error(key, f"{n} times true or false expected, found {quoted(value)}")
+            return [bool(item) for item in value]
+        period = self.integer(name)
+        return [(i + 1) % period != 0 for i in range(n)]
+
     def text(self, *names: str, default: str | None = None) -> str:
         key, value = self._find(names)
         if value is None:

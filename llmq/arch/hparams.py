@@ -15,7 +15,7 @@ MAX_LAYERS, MAX_WIDTH, MAX_HEADS, MAX_VOCAB, MAX_CONTEXT = 1024, 2**20, 2**12, 2
 
 @dataclass(frozen=True)
 class HParams:
-    """Counts and widths, all at least 1; `window` 0 is attention to the start."""
+    """Counts and widths, all at least 1; `windows` has the attention window of every layer, 0 for attention to the start."""
 
     n_vocab: int
     n_ctx_train: int
@@ -28,7 +28,7 @@ class HParams:
     n_ff: int
     eps: float
     rope: Rope
-    window: int
+    windows: tuple[int, ...]
 
 
 def read_hparams(f: Fields, *, eps_key: str = "attention.layer_norm_rms_epsilon", rope_base: float = 10000.0) -> HParams:
@@ -59,8 +59,16 @@ def read_hparams(f: Fields, *, eps_key: str = "attention.layer_norm_rms_epsilon"
         n_ff=f.integer("feed_forward_length", high=MAX_WIDTH * 16),
         eps=f.number(eps_key, high=1.0),
         rope=read_rope(f, head_dim, n_ctx_train, rope_base),
-        window=f.integer("attention.sliding_window", low=0, default=0),
+        windows=_windows(f, n_layer),
     )
+
+
+def _windows(f: Fields, n_layer: int) -> tuple[int, ...]:
+    # One width for the layers that sliding_window_pattern marks: all of them, those in a list of flags, or with a period p all
+    # but each p-th.
+    window = f.integer("attention.sliding_window", low=0, default=0)
+    pattern = f.flags("attention.sliding_window_pattern", n_layer, default=True)
+    return tuple(window if slides else 0 for slides in pattern)
 
 
 def _vocabulary(f: Fields) -> int:

@@ -1,9 +1,6 @@
 """Llama 1 to 3 and what shares its graph: Mistral, TinyLlama, SmolLM, Yi.
 
-    h = x + Attention(RMSNorm(x)),  y = h + SwiGLU(RMSNorm(h))            (Touvron et al. 2023)
-
-GGUF stores the rows of q and k so that rotary pairs are neighbours; Hugging Face has the halves of a head apart.
-"""
+GGUF stores the rows of q and k so that rotary pairs are neighbours; Hugging Face has the two halves of a head apart."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from llmq.arch.blocks import embedding, norm, output, rope_table, self_attention, swiglu
+from llmq.arch.blocks import decoder
 from llmq.arch.family import Family, Transform
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams
 from llmq.arch.rope import hf_rope, llama3_factors
+from llmq.errors import FormatError
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
 
@@ -27,28 +25,12 @@ class Llama(Family):
     name = "llama"
     hf_model_types = ("llama", "mistral", "Yi")
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
-    interleaved = True
-    qk_norm = False
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        x = embedding(g, hp)
-        table = rope_table(g, hp)
-        for i in range(hp.n_layer):
-            with g.scope(f"blk.{i}"):
-                h = norm(g, x, "attn_norm", hp.eps)
-                x = g.add(x, self_attention(g, h, hp, table, interleaved=self.interleaved, qk_norm=self.qk_norm))
-                h = norm(g, x, "ffn_norm", hp.eps)
-                x = g.add(x, swiglu(g, h, hp))
-        return output(g, norm(g, x, "output_norm", hp.eps), hp)
+        return decoder(g, hp, interleaved=True)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        out: dict[str, MetaValue] = {
-            "llama.vocab_size": f.integer("vocab_size"),
-            "llama.rope.dimension_count": _head_dim(f),
-        }
-        if f.has("sliding_window"):
-            out["llama.attention.sliding_window"] = f.integer("sliding_window")
-        return out
+        return {"llama.vocab_size": f.integer("vocab_size"), "llama.rope.dimension_count": _head_dim(f)}
 
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         f = Fields(config)
@@ -56,7 +38,8 @@ class Llama(Family):
         if name.endswith((".attn_q.weight", ".attn_q.bias")):
             return lambda x: neighbours(x, n_head)
         if name.endswith((".attn_k.weight", ".attn_k.bias")):
-            return lambda x: neighbours(x, f.integer("num_key_value_heads", default=n_head))
+            n_head_kv = f.integer("num_key_value_heads", default=n_head)
+            return lambda x: neighbours(x, n_head_kv)
         return None
 
     def hf_extra_tensors(self, config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
@@ -81,6 +64,8 @@ def _head_dim(f: Fields) -> int:
 
 def neighbours(x: npt.NDArray[np.generic], n_head: int) -> npt.NDArray[np.generic]:
     """Rows (heads of dim rows; pairs (j, j + dim/2)) reordered so that pairs are (2j, 2j + 1)."""
+    if len(x) % (2 * n_head):
+        raise FormatError(f"config.json: {len(x)} rows of queries or keys are not {n_head} heads of an even number of rows")
     out: npt.NDArray[np.generic] = x.reshape(n_head, 2, len(x) // n_head // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
     return out
 

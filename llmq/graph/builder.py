@@ -54,12 +54,18 @@ class Graph:
 
     @contextmanager
     def scope(self, prefix: str) -> Iterator[None]:
-        """Names inside are `prefix.name`: `with g.scope("blk.0"): g.w("attn_q.weight", …)`."""
+        """Names inside are `prefix.name`."""
         outer, self._prefix = self._prefix, f"{self._prefix}{prefix}."
         try:
             yield
         finally:
             self._prefix = outer
+
+    def blocks(self, n: int) -> Iterator[int]:
+        """0 .. n-1, each in the scope of its block: `for i in g.blocks(n): g.w("attn_q.weight", …)`."""
+        for i in range(n):
+            with self.scope(f"blk.{i}"):
+                yield i
 
     def has(self, name: str) -> bool:
         """Whether the file has this tensor."""

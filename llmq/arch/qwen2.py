@@ -1,0 +1,24 @@
+"""Qwen2 and Qwen2.5: Llama's decoder with biases on q, k and v."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmq.arch.blocks import decoder
+from llmq.arch.family import Family
+from llmq.arch.hparams import HParams
+from llmq.graph.builder import Graph, Value
+
+__all__ = ["FAMILY"]
+
+
+class Qwen2(Family):
+    name = "qwen2"
+    hf_model_types = ("qwen2",)
+    hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False}
+
+    def build(self, g: Graph, hp: HParams) -> Value:
+        return decoder(g, hp, interleaved=False)
+
+
+FAMILY = Qwen2()

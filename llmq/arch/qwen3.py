@@ -1,0 +1,29 @@
+"""Qwen3: Llama's decoder with RMSNorm on every head of q and k, and heads whose width is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmq.arch.blocks import decoder
+from llmq.arch.family import Family
+from llmq.arch.hparams import HParams
+from llmq.graph.builder import Graph, Value
+
+__all__ = ["FAMILY"]
+
+
+class Qwen3(Family):
+    name = "qwen3"
+    hf_model_types = ("qwen3",)
+    hf_defaults: Mapping[str, object] = {
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 32768,
+        "head_dim": 128,
+        "use_sliding_window": False,
+    }
+
+    def build(self, g: Graph, hp: HParams) -> Value:
+        return decoder(g, hp, interleaved=False, qk_norm=True)
+
+
+FAMILY = Qwen3()

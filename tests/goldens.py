@@ -1,0 +1,80 @@
+"""Golden logits of tiny models: what tests/tools/make_goldens.py wrote with Hugging Face transformers, and the models
+themselves.
+
+A golden is NAME.json (the config.json, the shapes of the tensors) and NAME.npz (token ids and float32 logits per sequence).
+The weights are not stored: they are a function of the tensor's name and shape, the same here and in the tool."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FOLDER = Path(__file__).parent / "data" / "goldens"
+TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "post_processor": None,
+    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
+}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """`sequences` are (token ids int32 (n,), logits float32 (n, n_vocab)), each run from position 0."""
+
+    name: str
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    sequences: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]
+
+
+def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The float32 weights of a tensor. RandomState's stream never changes between versions of NumPy.
+
+    Matrices keep the variance of their input, queries and keys raise it so that attention is far from uniform; norms are
+    around 1, biases far enough from 0 to be missed."""
+    noise = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, shape)
+    if len(shape) == 1:
+        is_scale = name.endswith("weight") and any(part in name for part in ("norm", "ln_", "layernorm", "ln"))
+        return np.float32(1 + 0.4 * noise if is_scale else 0.4 * noise)
+    gain = 1.7 if any(part in name for part in ("q_proj", "k_proj", "query", "c_attn", "qkv")) else 1.0
+    return np.float32(noise * gain * (3 / shape[-1]) ** 0.5)
+
+
+def load(name: str) -> Golden:
+    stored = json.loads((FOLDER / f"{name}.json").read_text())
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        n = len(arrays.files) // 2
+        sequences = [(arrays[f"tokens{i}"], arrays[f"logits{i}"]) for i in range(n)]
+    return Golden(name, stored["config"], {k: tuple(v) for k, v in stored["shapes"].items()}, sequences)
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def write_folder(golden: Golden, folder: Path, config: Mapping[str, Any] | None = None) -> Path:
+    """The golden's model as a Hugging Face folder, with another config.json if one is given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(golden.config if config is None else config))
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    header, offset, parts = {}, 0, []
+    for name, shape in golden.shapes.items():
+        data = weight(name, shape).tobytes()
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+        parts.append(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
+    return folder

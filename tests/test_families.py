@@ -1,0 +1,156 @@
+"""Every family against Hugging Face transformers: logits of tiny models, from a folder, in one go, in steps and in a mixed
+batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from goldens import Golden, load, names, write_folder
+from tiny import batch, write_gguf
+
+from llmq.arch import build_tape, family_of_config
+from llmq.engine.base import Batch, Engine
+from llmq.engine.reference import ReferenceEngine
+from llmq.errors import FormatError, UnsupportedError
+from llmq.formats import open_checkpoint
+from llmq.formats.checkpoint import Checkpoint
+from llmq.graph.tape import KIND_NAMES, Tape
+
+Logits = npt.NDArray[np.float32]
+
+
+def whole(engine: Engine, golden: Golden) -> list[Logits]:
+    """Each sequence in one forward pass."""
+    return [engine.run(batch((engine.new_sequence(), 0, tokens))) for tokens, _ in golden.sequences]
+
+
+def stepwise(engine: Engine, golden: Golden) -> list[Logits]:
+    """Each sequence token by token."""
+    out = []
+    for tokens, _ in golden.sequences:
+        seq = engine.new_sequence()
+        out.append(np.concatenate([engine.run(batch((seq, p, tokens[p : p + 1]))) for p in range(len(tokens))]))
+    return out
+
+
+def mixed(engine: Engine, golden: Golden) -> list[Logits]:
+    """All sequences in two batches of uneven parts, their tokens shuffled among each other (in order within a sequence)."""
+    out: list[list[Logits]] = [[] for _ in golden.sequences]
+    ids = [engine.new_sequence() for _ in golden.sequences]
+    cuts = [len(tokens) * 2 // 3 for tokens, _ in golden.sequences]
+    halves = [[(0, cut) for cut in cuts], [(cut, len(tokens)) for cut, (tokens, _) in zip(cuts, golden.sequences, strict=True)]]
+    rng = np.random.default_rng(3)
+    for half in halves:
+        plain = batch(*[(seq, a, tokens[a:b]) for seq, (a, b), (tokens, _) in zip(ids, half, golden.sequences, strict=True)])
+        owner = rng.permutation(plain.sequences)
+        order = np.empty(len(owner), np.int64)
+        for seq in ids:
+            order[owner == seq] = np.flatnonzero(plain.sequences == seq)
+        shuffled = Batch(plain.tokens[order], plain.positions[order], plain.sequences[order], plain.outputs)
+        logits = engine.run(shuffled)
+        for n, seq in enumerate(ids):
+            out[n].append(logits[shuffled.sequences == seq])
+    return [np.concatenate(parts) for parts in out]
+
+
+def rounding(tape: Tape, model: Checkpoint, golden: Golden) -> tuple[list[Logits], float]:
+    """The logits computed in float64, and how far float32 may be from them: both engines and transformers round the same
+    number of times, so what the reference loses in float32 measures it; 8 covers another order of summation."""
+    with ReferenceEngine(tape, model.tensors, dtype=np.float64) as exact, ReferenceEngine(tape, model.tensors) as single:
+        best = whole(exact, golden)
+        error = max(float(abs(a - b).max()) for a, b in zip(best, whole(single, golden), strict=True))
+    return best, 8 * error
+
+
+def distance(found: list[Logits], expected: list[Logits]) -> float:
+    return max(float(abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", names())
+def test_golden(name: str, tmp_path: Path) -> None:
+    golden = load(name)
+    with open_checkpoint(write_folder(golden, tmp_path / "model")) as model:
+        tape = build_tape(model)
+        exact, bound = rounding(tape, model, golden)
+        assert bound < 1e-3
+        assert distance([logits for _, logits in golden.sequences], exact) <= bound
+        with ReferenceEngine(tape, model.tensors) as engine:
+            for way in (whole, stepwise, mixed):
+                assert distance(way(engine, golden), exact) <= bound
+        with open_checkpoint(write_gguf(model, tmp_path / "model.gguf")) as file:
+            engine = ReferenceEngine(build_tape(file), file.tensors)
+            assert distance(whole(engine, golden), exact) <= bound
+
+
+def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape:
+    ops = tape.ops.copy()
+    ops[field][ops["kind"] == KIND_NAMES.index(kind), index] = value
+    return replace(tape, ops=ops)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("llama-gqa", ("ROPE", "i", 3, 1)),  # the other pairing
+        ("qwen2", ("ROPE", "i", 3, 0)),
+        ("llama-yarn", ("ROPE", "f", 0, 1.0)),  # without YaRN's temperature
+        ("llama-gqa", ("ATTN", "f", 0, 0.2)),
+        ("mistral-window", ("ATTN", "i", 4, 10)),  # one position more
+        ("qwen3", ("RMSNORM", "f", 0, 1e-2)),
+        ("llama-gqa", ("GLU", "i", 0, 1)),
+    ],
+)
+def test_goldens_see_every_part(name: str, change: tuple[str, str, int, float], tmp_path: Path) -> None:
+    golden = load(name)
+    with open_checkpoint(write_folder(golden, tmp_path)) as model:
+        tape = build_tape(model)
+        exact, bound = rounding(tape, model, golden)
+        with ReferenceEngine(changed(tape, *change), model.tensors) as engine:
+            assert distance(whole(engine, golden), exact) > 100 * bound
+
+
+def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
+    """The config.json that transformers 4 would have written."""
+    old = dict(config)
+    rope = dict(old.pop("rope_parameters"))
+    old["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type")
+    old["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    old["torch_dtype"] = old.pop("dtype", "float32")
+    old.pop("layer_types", None)
+    return old
+
+
+@pytest.mark.parametrize("name", [name for name in names() if "rope_parameters" in load(name).config])
+def test_configs_of_transformers_4_mean_the_same(name: str) -> None:
+    config = load(name).config
+    family = family_of_config(config)
+    assert family.hf_metadata(as_version_4(config)) == family.hf_metadata(config)
+
+
+def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
+    config = load("llama-gqa").config
+    family = family_of_config(config)
+    for changes, words in (
+        ({"hidden_act": "gelu"}, "hidden_act: 'silu' or 'swish' expected, found 'gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type default, linear, llama3 or yarn expected"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            family.hf_metadata({**config, **changes})
+    for changes in (
+        {"num_attention_heads": "4"},
+        {"num_hidden_layers": None},
+        {"rope_parameters": [1]},
+        {"sliding_window": 2.5},
+    ):
+        with pytest.raises(FormatError, match=next(iter(changes))):
+            family.hf_metadata({**config, **changes})
+    folder = write_folder(load("llama-gqa"), tmp_path, {**config, "num_attention_heads": 5, "head_dim": 12})
+    with open_checkpoint(folder) as model, pytest.raises(FormatError, match="not 5 heads"):
+        model.tensors["blk.0.attn_q.weight"].raw()
