@@ -5,6 +5,28 @@
 #include "formats/codec.h"
 #include "formats/kquant_search.h"
 
+/* Fields of 1, 2 or 4 bits in runs of 32 bytes: byte 32 r + l holds, from its lowest bits up, those of weights
+ * 32 (r * 8 / bits + t) + l, t = 0, 1, ... Adds them to q, shifted left by `at`; n weights. */
+static inline void llmq_unpack_runs(const uint8_t *from, int bits, int at, uint8_t *q, int n) {
+    const int per = 8 / bits, mask = (1 << bits) - 1;
+    for (int run = 0; run < n / 32; run++) {
+        for (int l = 0; l < 32; l++) {
+            q[32 * run + l] = (uint8_t)(q[32 * run + l] | (from[run / per * 32 + l] >> bits * (run % per) & mask) << at);
+        }
+    }
+}
+
+/* The inverse: the bits of q from `at` on. */
+static inline void llmq_pack_runs(const uint8_t *q, int bits, int at, uint8_t *to, int n) {
+    const int per = 8 / bits, mask = (1 << bits) - 1;
+    memset(to, 0, (size_t)(n / per));
+    for (int run = 0; run < n / 32; run++) {
+        for (int l = 0; l < 32; l++) {
+            to[run / per * 32 + l] = (uint8_t)(to[run / per * 32 + l] | (q[32 * run + l] >> at & mask) << bits * (run % per));
+        }
+    }
+}
+
 /* The 6-bit scales and minima of 8 groups in 12 bytes:
  *
  *     byte g      (g < 4)   sc[g] in bits 0..5, bits 4..5 of sc[4 + g] in bits 6..7

@@ -5,7 +5,7 @@
  *     byte   0..1    d, binary16
  *     byte   2..3    dmin, binary16
  *     byte   4..15   sc and m (kquant.h)
- *     byte  16..143  byte 16 + 32 p + l: q[64 p + l] in bits 0..3, q[64 p + 32 + l] in bits 4..7
+ *     byte  16..143  q: byte 16 + 32 r + l has q[64 r + l] in bits 0..3, q[64 r + 32 + l] in bits 4..7
  */
 #include "formats/kquant.h"
 
@@ -19,12 +19,8 @@ LLMQ_CHECK_BLOCK(Q4_K, block_q4_k);
 static void q4_k_levels(const void *block, llmq_levels *out) {
     const block_q4_k *b = block;
     llmq_unpack_scales(b->scales, out->sc, out->m);
-    for (int p = 0; p < 4; p++) {
-        for (int l = 0; l < 32; l++) {
-            out->q[64 * p + l] = b->qs[32 * p + l] & 15;
-            out->q[64 * p + 32 + l] = b->qs[32 * p + l] >> 4;
-        }
-    }
+    memset(out->q, 0, sizeof out->q);
+    llmq_unpack_runs(b->qs, 4, 0, out->q, 256);
     out->d = llmq_load_f16(b->d);
     out->dmin = llmq_load_f16(b->dmin);
 }
@@ -34,9 +30,7 @@ static void q4_k_pack(const llmq_levels *w, void *block) {
     llmq_store_u16(b->d, llmq_f32_to_f16(w->d));
     llmq_store_u16(b->dmin, llmq_f32_to_f16(w->dmin));
     llmq_pack_scales(w->sc, w->m, b->scales);
-    for (int p = 0; p < 4; p++) {
-        for (int l = 0; l < 32; l++) b->qs[32 * p + l] = (uint8_t)(w->q[64 * p + l] | w->q[64 * p + 32 + l] << 4);
-    }
+    llmq_pack_runs(w->q, 4, 0, b->qs, 256);
 }
 
 static void q4_k_dequantize(const void *src, float *dst, int64_t n) {
@@ -45,8 +39,7 @@ static void q4_k_dequantize(const void *src, float *dst, int64_t n) {
 
 static llmq_status q4_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
-        .group = 32, .qhi = 15, .shi = 63, .mhi = 63, .step = 1,
-        .start = {14, 14.4f, 14.7f, 15, 15.3f, 15.6f, 16, 16.5f},
+        .group = 32, .qhi = 15, .shi = 63, .mhi = 63, .step = 1, .start = {14, 14.4f, 14.7f, 15, 15.3f, 15.6f, 16, 16.5f},
     };
     return llmq_kquant_quantize(&shape, q4_k_pack, sizeof(block_q4_k), src, dst, n, weight);
 }

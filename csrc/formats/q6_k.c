@@ -21,11 +21,13 @@ LLMQ_CHECK_BLOCK(Q6_K, block_q6_k);
 
 static void q6_k_levels(const void *block, llmq_levels *out) {
     const block_q6_k *b = block;
-    for (int i = 0; i < 256; i++) {
-        const int h = i / 128, t = i / 32 % 4, l = i % 32;
-        const int low = b->ql[64 * h + 32 * (t & 1) + l] >> (t / 2 * 4) & 15, high = b->qh[32 * h + l] >> 2 * t & 3;
-        out->q[i] = (uint8_t)(low | high << 4);
+    for (int h = 0; h < 2; h++) {
+        for (int l = 0; l < 64; l++) {
+            out->q[128 * h + l] = b->ql[64 * h + l] & 15;
+            out->q[128 * h + 64 + l] = b->ql[64 * h + l] >> 4;
+        }
     }
+    llmq_unpack_runs(b->qh, 2, 4, out->q, 256);
     memcpy(out->sc, b->sc, 16);
     memset(out->m, 0, 16);
     out->d = llmq_load_f16(b->d);
@@ -37,10 +39,8 @@ static void q6_k_pack(const llmq_levels *w, void *block) {
     for (int h = 0; h < 2; h++) {
         const uint8_t *q = w->q + 128 * h;
         for (int l = 0; l < 64; l++) b->ql[64 * h + l] = (uint8_t)((q[l] & 15) | (q[64 + l] & 15) << 4);
-        for (int l = 0; l < 32; l++) {
-            b->qh[32 * h + l] = (uint8_t)(q[l] >> 4 | q[32 + l] >> 4 << 2 | q[64 + l] >> 4 << 4 | q[96 + l] >> 4 << 6);
-        }
     }
+    llmq_pack_runs(w->q, 2, 4, b->qh, 256);
     memcpy(b->sc, w->sc, 16);
     llmq_store_u16(b->d, llmq_f32_to_f16(w->d));
 }

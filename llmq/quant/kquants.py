@@ -67,7 +67,39 @@ class KQuant(QuantizedCodec):
         return self.pack(search(self.shape, x, weight))
 
 
-class Q4_K(KQuant):  # noqa: N801 - the type's name
+class Q2_K(KQuant):  # noqa: N801 - the type's name
+    name, off, group, has_min = "Q2_K", 0, 16, True
+    shape = Shape(16, 0, (0, 3), (0, 15), 15, 0.5, (2.2, 2.5, 2.8, 3, 3.2, 3.5, 3.8, 4.2))
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        scales = blocks[:, :16]
+        sc, m = (scales & np.uint8(15)).view(np.int8), scales >> np.uint8(4)
+        return Levels(unpack_bits(blocks[:, 16:80], 2), sc, m, f16_at(blocks, 80), f16_at(blocks, 82))
+
+    def pack(self, w: Levels) -> UInt8s:
+        scales = w.sc.view(np.uint8) | w.m << np.uint8(4)
+        return np.concatenate([scales, pack_bits(w.q, 2), f16_bytes(w.d), f16_bytes(w.dmin)], axis=1)
+
+
+class Q3_K(KQuant):  # noqa: N801
+    name, off, group = "Q3_K", 4, 16
+    shape = Shape(16, 4, (-4, 3), (-32, 31), 0, 1, (-3.2, -3.5, -3.8, -4.1, -4.4, 3, 3.3, 3.6))
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        low, high = blocks[:, 96:104], blocks[:, 104:108]
+        u = np.concatenate([low & 15, low >> 4], axis=1) | np.concatenate([high >> 2 * t & 3 for t in range(4)], axis=1) << 4
+        q = unpack_bits(blocks[:, 32:96], 2) | unpack_bits(blocks[:, :32], 1) << np.uint8(2)
+        return Levels(q, (u - 32).view(np.int8), np.zeros_like(u), f16_at(blocks, 108), np.zeros(len(blocks), np.float32))
+
+    def pack(self, w: Levels) -> UInt8s:
+        u = w.sc.view(np.uint8) + np.uint8(32)
+        low, high = u & np.uint8(15), u >> np.uint8(4)
+        scales = [low[:, :8] | low[:, 8:] << 4, high[:, :4] | high[:, 4:8] << 2 | high[:, 8:12] << 4 | high[:, 12:] << 6]
+        bits = [pack_bits(w.q >> np.uint8(2), 1), pack_bits(w.q & np.uint8(3), 2)]
+        return np.concatenate([*bits, *scales, f16_bytes(w.d)], axis=1)
+
+
+class Q4_K(KQuant):  # noqa: N801
     name, off, group, has_min = "Q4_K", 0, 32, True
     shape = Shape(32, 0, (0, 15), (0, 63), 63, 1, (14, 14.4, 14.7, 15, 15.3, 15.6, 16, 16.5))
 
@@ -77,6 +109,20 @@ class Q4_K(KQuant):  # noqa: N801 - the type's name
 
     def pack(self, w: Levels) -> UInt8s:
         return np.concatenate([f16_bytes(w.d), f16_bytes(w.dmin), pack_scales(w.sc, w.m), pack_bits(w.q, 4)], axis=1)
+
+
+class Q5_K(KQuant):  # noqa: N801
+    name, off, group, has_min = "Q5_K", 0, 32, True
+    shape = Shape(32, 0, (0, 31), (0, 63), 63, 1, (30, 30.4, 30.7, 31, 31.3, 31.6, 32, 32.5))
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        sc, m = unpack_scales(blocks[:, 4:16])
+        q = unpack_bits(blocks[:, 48:], 4) | unpack_bits(blocks[:, 16:48], 1) << np.uint8(4)
+        return Levels(q, sc, m, f16_at(blocks, 0), f16_at(blocks, 2))
+
+    def pack(self, w: Levels) -> UInt8s:
+        bits = [pack_bits(w.q >> np.uint8(4), 1), pack_bits(w.q & np.uint8(15), 4)]
+        return np.concatenate([f16_bytes(w.d), f16_bytes(w.dmin), pack_scales(w.sc, w.m), *bits], axis=1)
 
 
 class Q6_K(KQuant):  # noqa: N801
@@ -92,4 +138,6 @@ class Q6_K(KQuant):  # noqa: N801
 
     def pack(self, w: Levels) -> UInt8s:
         low = (w.q & np.uint8(15)).reshape(len(w.q), 2, 2, 2, 32).swapaxes(2, 3).reshape(len(w.q), 256)
-        return np.concatenate([pack_bits(low, 4), pack_bits(w.q >> np.uint8(4), 2), w.sc.view(np.uint8), f16_bytes(w.d)], axis=1)
+        return np.concatenate(
+            [pack_bits(low, 4), pack_bits(w.q >> np.uint8(4), 2), w.sc.view(np.uint8), f16_bytes(w.d)], axis=1
+        )

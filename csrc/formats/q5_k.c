@@ -1,0 +1,58 @@
+/* q5_k.c: 256 weights of 5 bits in 8 groups of 32, each with a 6-bit scale and minimum.
+ *
+ *     w[i] = d * sc[g] * q[i]  -  dmin * m[g],   g = i / 32,  q in 0..31,  sc and m in 0..63
+ *
+ *     byte   0..1    d, binary16
+ *     byte   2..3    dmin, binary16
+ *     byte   4..15   sc and m (kquant.h)
+ *     byte  16..47   byte 16 + l has bit 4 of q[32 g + l] in bit g
+ *     byte  48..175  bits 0..3 of q: byte 48 + 32 r + l has those of q[64 r + l] in bits 0..3, of q[64 r + 32 + l] in bits 4..7
+ */
+#include "formats/kquant.h"
+
+typedef struct {
+    uint8_t d[2], dmin[2];
+    uint8_t scales[12];
+    uint8_t qh[32], qs[128];
+} block_q5_k;
+LLMQ_CHECK_BLOCK(Q5_K, block_q5_k);
+
+static void q5_k_levels(const void *block, llmq_levels *out) {
+    const block_q5_k *b = block;
+    llmq_unpack_scales(b->scales, out->sc, out->m);
+    memset(out->q, 0, sizeof out->q);
+    llmq_unpack_runs(b->qs, 4, 0, out->q, 256);
+    llmq_unpack_runs(b->qh, 1, 4, out->q, 256);
+    out->d = llmq_load_f16(b->d);
+    out->dmin = llmq_load_f16(b->dmin);
+}
+
+static void q5_k_pack(const llmq_levels *w, void *block) {
+    block_q5_k *b = block;
+    llmq_store_u16(b->d, llmq_f32_to_f16(w->d));
+    llmq_store_u16(b->dmin, llmq_f32_to_f16(w->dmin));
+    llmq_pack_scales(w->sc, w->m, b->scales);
+    llmq_pack_runs(w->q, 4, 0, b->qs, 256);
+    llmq_pack_runs(w->q, 1, 4, b->qh, 256);
+}
+
+static void q5_k_dequantize(const void *src, float *dst, int64_t n) {
+    llmq_kquant_dequantize(q5_k_levels, sizeof(block_q5_k), 32, 0, src, dst, n);
+}
+
+static llmq_status q5_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    static const kq_shape shape = {
+        .group = 32, .qhi = 31, .shi = 63, .mhi = 63, .step = 1, .start = {30, 30.4f, 30.7f, 31, 31.3f, 31.6f, 32, 32.5f},
+    };
+    return llmq_kquant_quantize(&shape, q5_k_pack, sizeof(block_q5_k), src, dst, n, weight);
+}
+
+static int q5_k_check(const void *src, int64_t n) {
+    return llmq_finite_f16(src, n / 256, sizeof(block_q5_k)) &&
+           llmq_finite_f16((const uint8_t *)src + 2, n / 256, sizeof(block_q5_k));
+}
+
+const llmq_codec llmq_codec_Q5_K = {
+    LLMQ_CODEC(Q5_K), .bits = 5, .group = 32, .has_min = 1, .has_scales = 1,
+    .dequantize = q5_k_dequantize, .quantize = q5_k_quantize, .levels = q5_k_levels, .check = q5_k_check,
+};
