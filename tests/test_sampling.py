@@ -56,7 +56,7 @@ def penalised(s: Sampling, logits: np.ndarray, history: list[int], breakers: np.
 
 
 def kept(s: Sampling, x: np.ndarray, xtc: bool) -> np.ndarray:
-    """Ids that can be drawn, best first (in the order of ids when nothing was cut)."""
+    """Ids that can be drawn, best first (in the order of ids when every cut is off)."""
     ids = best_first(x, np.flatnonzero(x > -np.inf))
     if 0 < s.top_k < len(x):
         ids = ids[: s.top_k]
@@ -74,23 +74,24 @@ def kept(s: Sampling, x: np.ndarray, xtc: bool) -> np.ndarray:
     if xtc:
         above = int(np.sum(softmax(x[ids]) >= s.xtc_threshold))
         ids = ids[max(above - 1, 0) :]
-    return ids if len(ids) < len(x) else np.arange(len(x))
+    off = not 0 < s.top_k < len(x) and s.typical_p >= 1 and s.top_p >= 1 and s.min_p <= 0 and not xtc
+    return np.sort(ids) if off else ids
 
 
 def reference(
     s: Sampling, logits: np.ndarray, history: list[int], step: int, breakers: np.ndarray
-) -> tuple[int, float, set[int]]:
-    """The token, how near the draw was to another one, and all that could be drawn."""
+) -> tuple[int, float]:
+    """The token, and how near the draw was to another one."""
     x = penalised(s, logits, history, breakers)
     if s.temperature < 1e-5:
-        return int(np.argmax(x)), 1.0, {int(np.argmax(x))}
+        return int(np.argmax(x)), 1.0
     assert s.seed is not None
     xtc = s.xtc_probability > 0 and philox(s.seed, step, 1) < s.xtc_probability
     ids = kept(s, x, xtc)
     mass = np.cumsum(softmax(x[ids] / np.float64(s.temperature)))
     u = philox(s.seed, step, 0)
     at = int(np.argmax(mass > u)) if mass[-1] > u else len(ids) - 1
-    return int(ids[at]), float(np.min(np.abs(mass - u))), set(ids.tolist())
+    return int(ids[at]), float(np.min(np.abs(mass - u)))
 
 
 options = st.fixed_dictionaries(
@@ -115,7 +116,7 @@ options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(options, st.integers(0, 2**32), st.sampled_from([1, 20, 333, 4096]), st.sampled_from([0.1, 1.0, 40.0]), st.booleans())
 def test_chain_is_the_reference(chain: dict, seed: int, n_vocab: int, spread: float, ties: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -130,10 +131,9 @@ def test_chain_is_the_reference(chain: dict, seed: int, n_vocab: int, spread: fl
     before = logits.copy()
     for step in (0, 1, 2**40):
         token = sampler.sample(logits, np.array(history, np.int32), step)
-        expected, margin, possible = reference(s, logits, history, step, breakers)
+        expected, margin = reference(s, logits, history, step, breakers)
         if margin > 1e-4:  # else the draw fell on a boundary, where float32 may decide otherwise
-            boundary = set() if token in possible else _on_a_boundary(s, logits, history, breakers)
-            assert token == expected or boundary
+            assert token == expected or _on_a_boundary(s, logits, history, breakers)
     assert np.array_equal(logits, before)
 
 
