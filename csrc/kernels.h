@@ -5,8 +5,8 @@
 #ifndef LLMQ_KERNELS_H
 #define LLMQ_KERNELS_H
 
-#include "formats/search32.h"
 #include "llmq.h"
+#include "ops/slots.h"
 
 /* ---- planes of a strip (drawn in pack.c) ------------------------------------------------------------------------------- */
 

@@ -72,12 +72,14 @@ float llmq_dot_float(const llmq_codec *, const void *row, const float *x, int64_
 
 /* ---- thread pool (csrc/threads.c) ------------------------------------------------------------------------------------ */
 
+enum { LLMQ_MAX_THREADS = 64 };
 typedef struct llmq_pool llmq_pool;
 typedef void (*llmq_task)(void *arg, int tid, int nth);
 
-llmq_pool *llmq_pool_new(int n_threads);                     /* NULL when out of memory; the caller is thread 0 */
+llmq_pool *llmq_pool_new(int n_threads);                     /* NULL when threads cannot be had; the caller is thread 0 */
 void llmq_pool_free(llmq_pool *);
 int llmq_pool_threads(const llmq_pool *);
+int llmq_pool_ready(llmq_pool *);                            /* after fork: new workers, perhaps fewer; the number of threads */
 void llmq_pool_run(llmq_pool *, llmq_task, void *arg);       /* every thread runs task(arg, tid, nth); returns when all are done */
 void llmq_pool_barrier(llmq_pool *, int tid);                /* inside a task: all threads wait for each other */
 

@@ -16,9 +16,9 @@ __all__ = ["Batch", "Engine", "check_batch"]
 class Batch:
     """One forward pass over tokens of one or many sequences.
 
-    Token t is `tokens[t]` at `positions[t]` of the sequence `sequences[t]` (all int32, shape (n,), n >= 1). The positions of one
-    sequence are consecutive and start at its current length; tokens of different sequences may be mixed in any order. `outputs`,
-    int32 (n_out,), are the indexes t whose logits are wanted, ascending; it may be empty.
+    Token t is `tokens[t]` at `positions[t]` of the sequence `sequences[t]` (all int32, shape (n,), n >= 1). The positions of
+    one sequence are consecutive and start at its current length; tokens of different sequences may be mixed in any order.
+    `outputs`, int32 (n_out,), are the indexes t whose logits are wanted, ascending; it may be empty.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -30,8 +30,8 @@ class Batch:
 class Engine(Protocol):
     """A model that is ready to run. `n_vocab` is the width of the logits, `n_ctx` the number of positions of every sequence.
 
-    Not for concurrent use: callers take turns. A sequence id that `new_sequence` or `fork` did not give, or that was freed, is a
-    ValueError."""
+    Not for concurrent use: callers take turns. A sequence id that `new_sequence` or `fork` did not give, or that was freed, is
+    a ValueError."""
 
     n_vocab: int
     n_ctx: int
@@ -54,8 +54,8 @@ class Engine(Protocol):
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Append the batch to its sequences; the logits of its outputs, float32 (n_out, n_vocab).
 
-        ValueError for a batch that breaks the rules of `Batch`, `Cancelled` or KeyboardInterrupt when stopped: then every sequence
-        is as long as it was before."""
+        ValueError for a batch that breaks the rules of `Batch`, `Cancelled` or KeyboardInterrupt when stopped: then every
+        sequence is as long as it was before."""
 
     def close(self) -> None:
         """Release everything; closing twice is allowed, any other use afterwards is `ModelClosedError`."""

@@ -1,0 +1,483 @@
+/* engine.c: walks the tape. Every thread of the pool goes through all steps; see plan.c for where they wait.
+ *
+ * A cancelled run still walks on, doing nothing, so that no thread is left alone at a barrier; taking the work counters of all ops to their end
+ * lets threads inside a long op come out after their current piece. */
+#define _DEFAULT_SOURCE 1 /* madvise */
+#include "engine.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels.h"
+#include "ops/attention.h"
+
+/* Up to this many activations every thread prepares a matmul's input for itself: cheaper than a barrier, and they share nothing */
+enum { OWN_INPUT = 16384 };
+
+typedef struct {
+    uint8_t *data;
+    int64_t bytes;
+} block;
+
+typedef struct { /* as many as there are ops; a cache line each */
+    _Alignas(64) int64_t next;
+} counter;
+
+struct llmq_engine {
+    llmq_op *ops;
+    llmq_value *values;
+    llmq_weight *weights;
+    counter *counters;
+    int32_t n_ops, n_weights, result, n_batch;
+    llmq_plan plan;
+    llmq_kv kv;
+    llmq_pool *pool;
+    atomic_int cancelled;
+    block arena, ropes, shared, own, partials, index; /* own: a part per thread */
+    int64_t own_part;                                 /* bytes */
+    int32_t arrived[LLMQ_ATTN_SPLIT];
+    /* the micro-batch under way */
+    llmq_batch batch;
+    llmq_groups groups;
+    float *logits;
+};
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+
+static int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
+
+static llmq_status grow(block *b, int64_t bytes) {
+    if (bytes <= b->bytes) return LLMQ_OK;
+    free(b->data);
+    b->bytes = align64(bytes);
+    b->data = aligned_alloc(64, (size_t)b->bytes);
+    if (b->data == NULL) b->bytes = 0;
+    return b->data == NULL ? LLMQ_ERR_NOMEM : LLMQ_OK;
+}
+
+static int64_t rows_of(const llmq_engine *e, int32_t value, const llmq_batch *b) {
+    return e->values[value].tail ? b->n_out : b->n;
+}
+
+static int goes_alone(const llmq_engine *e, const llmq_packed *w, int64_t m) {
+    return m * w->k <= OWN_INPUT || llmq_pool_threads(e->pool) == 1;
+}
+
+/* Where the prepared inputs of a matmul group lie in the shared scratch: members of one kind share one. Returns the bytes of all. */
+static int64_t place_inputs(const llmq_engine *e, const llmq_step *head, int64_t m, int64_t *offsets) {
+    const int nth = llmq_pool_threads(e->pool);
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < head->group; i++) {
+        const int kind = llmq_matmul_kind(&e->weights[head[i].op->w0].packed, m);
+        int32_t first = 0;
+        while (llmq_matmul_kind(&e->weights[head[first].op->w0].packed, m) != kind) first++;
+        int64_t most = 0;
+        for (int32_t j = first; j < head->group && first == i; j++) {
+            const llmq_packed *w = &e->weights[head[j].op->w0].packed;
+            const int64_t need = llmq_matmul_kind(w, m) == kind ? llmq_matmul_scratch(w, m, nth) : 0;
+            if (need > most) most = need;
+        }
+        offsets[i] = first < i ? offsets[first] : bytes;
+        bytes += align64(most);
+    }
+    return bytes;
+}
+
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* bytes of shared and of each thread's own scratch for a micro-batch of this size */
+static void scratch_sizes(const llmq_engine *e, const llmq_batch *b, int64_t *shared, int64_t *own) {
+    int64_t offsets[LLMQ_MAX_GROUP];
+    *shared = *own = 0;
+    for (int32_t i = 0; i < e->n_ops; i++) {
+        const llmq_step *step = &e->plan.steps[i];
+        if (step->op->kind == LLMQ_OP_ATTN) *own = max64(*own, llmq_attn_scratch(&e->kv, step->op) * (int64_t)sizeof(float));
+        if (step->op->kind != LLMQ_OP_MATMUL) continue;
+        const llmq_packed *w = &e->weights[step->op->w0].packed;
+        const int64_t m = rows_of(e, step->op->a, b);
+        if (m == 0) continue;
+        if (goes_alone(e, w, m))
+            *own = max64(*own, llmq_matmul_scratch(w, m, llmq_pool_threads(e->pool)));
+        else if (step->group)
+            *shared = max64(*shared, place_inputs(e, step, m, offsets));
+    }
+    *own = align64(*own);
+}
+
+/* The micro-batch of up to n tokens from token `from` of a batch; its outputs are those of the batch in that range. */
+static llmq_batch part_of(const llmq_batch *b, int32_t from, int32_t n, int32_t *outputs, int32_t *first_output) {
+    llmq_batch part = {.n = b->n - from < n ? b->n - from : n, .tokens = b->tokens + from, .positions = b->positions + from,
+                       .sequences = b->sequences + from, .outputs = outputs};
+    int32_t i = 0;
+    while (i < b->n_out && b->outputs[i] < from) i++;
+    *first_output = i;
+    for (; i < b->n_out && b->outputs[i] < from + part.n; i++) outputs[part.n_out++] = b->outputs[i] - from;
+    return part;
+}
+
+static int32_t part_size(const llmq_engine *e, const llmq_batch *b) {
+    return e->plan.whole_batch || b->n < e->n_batch ? b->n : e->n_batch;
+}
+
+/* Index memory for micro-batches of up to n tokens: order[n], outputs[n], first[n + 1], then a group id per sequence. */
+static int64_t index_ints(const llmq_engine *e, int32_t n) { return 3 * (int64_t)n + 1 + e->kv.n_sequences; }
+static int32_t *index_outputs(const llmq_engine *e, int32_t n) { return (int32_t *)(void *)e->index.data + n; }
+
+static void group_tokens(llmq_engine *e, const llmq_batch *b, int32_t n) {
+    int32_t *order = (int32_t *)(void *)e->index.data, *first = order + 2 * (int64_t)n, *group_of = first + n + 1;
+    int32_t groups = 0, sum = 0;
+    for (int32_t i = 0; i < b->n; i++) group_of[b->sequences[i]] = -1;
+    memset(first, 0, ((size_t)b->n + 1) * sizeof *first);
+    for (int32_t i = 0; i < b->n; i++) {
+        int32_t *g = &group_of[b->sequences[i]];
+        if (*g < 0) *g = groups++;
+        first[*g]++;
+    }
+    for (int32_t g = 0; g <= groups; g++) { /* counts become starts */
+        const int32_t count = first[g];
+        first[g] = sum;
+        sum += count;
+    }
+    for (int32_t i = 0; i < b->n; i++) order[first[group_of[b->sequences[i]]]++] = i;
+    memmove(first + 1, first, (size_t)groups * sizeof *first); /* starts had become ends */
+    first[0] = 0;
+    e->groups = (llmq_groups){groups, order, first, b->positions, b->sequences};
+}
+
+/* ---- ops --------------------------------------------------------------------------------------------------------------- */
+
+static float *value(const llmq_engine *e, int32_t v) {
+    return v == e->result ? e->logits : (float *)(void *)e->arena.data + e->values[v].offset * e->batch.n;
+}
+
+static int64_t width(const llmq_engine *e, int32_t v) { return e->values[v].width; }
+
+static float *rope_row(const llmq_engine *e, const llmq_rope *table, int64_t token) {
+    return (float *)(void *)e->ropes.data + table->offset * e->batch.n + token * table->dims;
+}
+
+/* Angles in float32, as the models were trained with. */
+static void fill_ropes(const llmq_engine *e, int64_t r0, int64_t r1) {
+    for (int32_t t = 0; t < e->plan.n_ropes; t++) {
+        const llmq_rope *table = &e->plan.ropes[t];
+        const float *frequency = e->weights[table->weight].f32;
+        for (int64_t r = r0; r < r1; r++) {
+            float *row = rope_row(e, table, r);
+            for (int32_t j = 0; j < table->dims / 2; j++) {
+                const float angle = (float)e->batch.positions[r] * frequency[j];
+                row[j] = cosf(angle) * table->scale;
+                row[j + table->dims / 2] = sinf(angle) * table->scale;
+            }
+        }
+    }
+}
+
+static void embed_row(const llmq_engine *e, const llmq_op *op, int64_t r) {
+    const llmq_weight *w = &e->weights[op->w0];
+    const int64_t token = e->batch.tokens[r], n = width(e, op->out);
+    float *out = value(e, op->out) + r * n;
+    if (w->packed.data != NULL) { /* tied embeddings are held once */
+        llmq_packed_row(&w->packed, 0, token, out);
+    } else {
+        const llmq_codec *codec = llmq_codec_of(w->type);
+        codec->dequantize((const uint8_t *)w->rows + token * (n / codec->block * codec->bytes), out, n);
+    }
+    if (op->f[0] != 1.0f) llmq_kernels_used()->affine(out, out, n, op->f[0], 0.0f);
+}
+
+/* Rows r0 .. r1-1 of an op that goes by rows. */
+static void run_rows(const llmq_engine *e, const llmq_step *step, int64_t r0, int64_t r1) {
+    const llmq_op *op = step->op;
+    const llmq_kernels *k = llmq_kernels_used();
+    const int32_t shape = op->out >= 0 ? op->out : op->a;
+    const int64_t n = width(e, shape), all = (r1 - r0) * n; /* most ops see their rows as one vector */
+    float *out = op->out >= 0 ? value(e, op->out) + r0 * n : NULL;
+    const int64_t a_width = op->a >= 0 ? width(e, op->a) : 0;
+    const float *a = op->a >= 0 ? value(e, op->a) + r0 * a_width : NULL;
+    const float *b = op->b >= 0 ? value(e, op->b) + r0 * width(e, op->b) : NULL;
+    const float *w0 = op->w0 >= 0 ? e->weights[op->w0].f32 : NULL, *w1 = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL;
+    switch (op->kind) {
+    case LLMQ_OP_ACT: k->act(out, a, all, op->i[0]); return;
+    case LLMQ_OP_GLU: k->glu(out, a, b, all, op->i[0]); return;
+    case LLMQ_OP_ADD: k->add(out, a, b, all); return;
+    case LLMQ_OP_MUL: k->mul(out, a, b, all); return;
+    case LLMQ_OP_SCALE: k->affine(out, a, all, op->f[0], op->f[1]); return;
+    case LLMQ_OP_SOFTCAP: k->softcap(out, a, all, op->f[0]); return;
+    case LLMQ_OP_RMSNORM: {
+        const int64_t group = op->i[0] > 0 ? op->i[0] : n;
+        for (int64_t i = 0; i < all; i += group) k->rmsnorm(out + i, a + i, w0, group, op->f[0]);
+        return;
+    }
+    default: break;
+    }
+    for (int64_t r = r0; r < r1; r++, a += a_width, out += out != NULL ? n : 0) {
+        switch (op->kind) {
+        case LLMQ_OP_EMBED: embed_row(e, op, r); break;
+        case LLMQ_OP_LAYERNORM: k->layernorm(out, a, w0, w1, n, op->f[0]); break;
+        case LLMQ_OP_ROPE: k->rope(out, a, rope_row(e, &e->plan.ropes[step->rope], r), op->i[0], op->i[1], op->i[2], op->i[3]); break;
+        case LLMQ_OP_KV_PUT:
+            llmq_kv_put(&e->kv, e->batch.sequences[r], op->slot, e->batch.positions[r], a, value(e, op->b) + r * width(e, op->b));
+            break;
+        case LLMQ_OP_ADD_BIAS: k->add(out, a, w0, n); break;
+        case LLMQ_OP_SLICE: memcpy(out, a + op->i[0], (size_t)n * sizeof(float)); break;
+        case LLMQ_OP_ROWS: memcpy(out, value(e, op->a) + e->batch.outputs[r] * n, (size_t)n * sizeof(float)); break;
+        default: break;
+        }
+    }
+}
+
+static void run_matmul(llmq_engine *e, int32_t i, void *input, int tid, int nth) {
+    const llmq_op *op = e->plan.steps[i].op;
+    const float *bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL;
+    llmq_matmul_run(&e->weights[op->w0].packed, 0, bias, value(e, op->a), rows_of(e, op->a, &e->batch), width(e, op->a), input,
+                    value(e, op->out), width(e, op->out), &e->counters[i].next, tid, nth);
+}
+
+static int is_cancelled(llmq_engine *e) { return atomic_load_explicit(&e->cancelled, memory_order_relaxed); }
+
+/* Matmuls that read the same input: prepare it once for each kind of them, wait, run them all. */
+static void run_group(llmq_engine *e, int32_t head, uint8_t *own, int tid, int nth) {
+    const llmq_step *steps = &e->plan.steps[head];
+    const int32_t a = steps->op->a;
+    const int64_t m = rows_of(e, a, &e->batch);
+    const float *x = value(e, a);
+    if (m == 0) return;
+    const int alone = goes_alone(e, &e->weights[steps->op->w0].packed, m);
+    int64_t offsets[LLMQ_MAX_GROUP];
+    int prepared = -1;
+    if (!alone) {
+        place_inputs(e, steps, m, offsets);
+        for (int32_t i = 0; i < steps->group; i++) {
+            int32_t first = 0;
+            while (offsets[first] != offsets[i]) first++;
+            if (first == i && !is_cancelled(e))
+                llmq_matmul_prepare(&e->weights[steps[i].op->w0].packed, x, m, width(e, a), e->shared.data + offsets[i], tid, nth);
+        }
+        llmq_pool_barrier(e->pool, tid);
+    }
+    for (int32_t i = 0; i < steps->group && !is_cancelled(e); i++) {
+        const llmq_packed *w = &e->weights[steps[i].op->w0].packed;
+        if (alone && prepared != llmq_matmul_kind(w, m)) {
+            llmq_matmul_prepare(w, x, m, width(e, a), own, 0, 1);
+            prepared = llmq_matmul_kind(w, m);
+        }
+        run_matmul(e, head + i, alone ? own : e->shared.data + offsets[i], tid, nth);
+    }
+}
+
+static void run_attention(llmq_engine *e, int32_t i, uint8_t *own, int nth) {
+    const llmq_op *op = e->plan.steps[i].op;
+    const llmq_attn attn = {
+        .kv = &e->kv, .op = op, .groups = &e->groups, .sinks = op->w0 >= 0 ? e->weights[op->w0].f32 : NULL, .q = value(e, op->a),
+        .out = value(e, op->out), .next = &e->counters[i].next, .arrived = e->arrived,
+        .partials = (float *)(void *)e->partials.data, .scratch = (float *)(void *)own,
+    };
+    llmq_attn_run(&attn, nth);
+}
+
+static void walk(void *arg, int tid, int nth) {
+    llmq_engine *e = arg;
+    uint8_t *own = e->own.data + tid * e->own_part;
+    const int64_t n = e->batch.n;
+    fill_ropes(e, n * tid / nth, n * (tid + 1) / nth);
+    for (int32_t i = 0; i < e->n_ops; i++) {
+        const llmq_step *step = &e->plan.steps[i];
+        if (step->barrier) llmq_pool_barrier(e->pool, tid);
+        if (step->op->kind == LLMQ_OP_MATMUL) {
+            if (step->group) run_group(e, i, own, tid, nth);
+        } else if (is_cancelled(e)) {
+            continue;
+        } else if (step->op->kind == LLMQ_OP_ATTN) {
+            run_attention(e, i, own, nth);
+        } else {
+            const int64_t rows = rows_of(e, step->op->out >= 0 ? step->op->out : step->op->a, &e->batch);
+            run_rows(e, step, rows * tid / nth, rows * (tid + 1) / nth);
+        }
+    }
+}
+
+/* ---- the engine -------------------------------------------------------------------------------------------------------- */
+
+llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t n_weights,
+                            int32_t result, int32_t kv_type, int32_t n_batch, int n_threads) {
+    llmq_engine *e = aligned_alloc(64, (sizeof *e + 63) / 64 * 64);
+    llmq_status status = LLMQ_ERR_NOMEM;
+    int32_t n_slots = 0;
+    *out = NULL;
+    if (e == NULL) return LLMQ_ERR_NOMEM;
+    memset(e, 0, sizeof *e);
+    e->n_ops = n_ops;
+    e->n_weights = n_weights;
+    e->result = result;
+    e->n_batch = n_batch;
+    e->ops = malloc(((size_t)n_ops + 1) * sizeof *ops);
+    e->values = malloc(((size_t)n_values + 1) * sizeof *values);
+    e->weights = calloc((size_t)n_weights + 1, sizeof *e->weights);
+    e->counters = aligned_alloc(64, ((size_t)n_ops + 1) * sizeof *e->counters);
+    llmq_kv_slot *slots = calloc((size_t)n_ops + 1, sizeof *slots);
+    if (e->ops != NULL && e->values != NULL && e->weights != NULL && e->counters != NULL && slots != NULL) {
+        memcpy(e->ops, ops, (size_t)n_ops * sizeof *ops);
+        memcpy(e->values, values, (size_t)n_values * sizeof *values);
+        for (int32_t i = 0; i < n_ops; i++)
+            if (ops[i].kind == LLMQ_OP_KV_PUT) {
+                slots[ops[i].slot] = (llmq_kv_slot){.heads = ops[i].i[0], .d_k = ops[i].i[1], .d_v = ops[i].i[2]};
+                n_slots = ops[i].slot >= n_slots ? ops[i].slot + 1 : n_slots;
+            }
+        status = llmq_kv_init(&e->kv, kv_type, slots, n_slots);
+        if (status == LLMQ_OK) status = llmq_plan_make(&e->plan, e->ops, n_ops, e->values, n_values, result);
+        if (status == LLMQ_OK && (e->pool = llmq_pool_new(n_threads)) == NULL) status = LLMQ_ERR_NOMEM;
+    }
+    free(slots);
+    if (status == LLMQ_OK)
+        *out = e;
+    else
+        llmq_engine_free(e);
+    return status;
+}
+
+void llmq_engine_free(llmq_engine *e) {
+    if (e == NULL) return;
+    llmq_pool_free(e->pool);
+    llmq_plan_free(&e->plan);
+    llmq_kv_free(&e->kv);
+    block *blocks[] = {&e->arena, &e->ropes, &e->shared, &e->own, &e->partials, &e->index};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]->data);
+    for (int32_t i = 0; e->weights != NULL && i < e->n_weights; i++) free(e->weights[i].packed.data);
+    free(e->ops);
+    free(e->values);
+    free(e->weights);
+    free(e->counters);
+    free(e);
+}
+
+llmq_weight *llmq_engine_weight(llmq_engine *e, int32_t i) { return &e->weights[i]; }
+llmq_kv *llmq_engine_kv(llmq_engine *e) { return &e->kv; }
+
+typedef struct {
+    const llmq_packed *w;
+    const uint8_t *rows;
+    atomic_int broken;
+} packing;
+
+static void pack_share(void *arg, int tid, int nth) {
+    packing *p = arg;
+    const llmq_codec *codec = llmq_codec_of(p->w->type);
+    const int64_t n = p->w->n * p->w->experts, first = n * tid / nth, last = n * (tid + 1) / nth, k = p->w->k;
+    if (!codec->check(p->rows + first * (k / codec->block) * codec->bytes, (last - first) * k)) atomic_store(&p->broken, 1);
+    llmq_pack(p->w, p->rows, tid, nth);
+}
+
+llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages) {
+    llmq_packed w;
+    packing job = {&w, rows, 0};
+    const llmq_status status = llmq_pack_plan(&w, type, n, k, experts);
+    if (status != LLMQ_OK) return status;
+    const size_t bytes = (size_t)(w.strips * w.strip_bytes * experts), large = 2 << 20;
+    void *data;
+    if (posix_memalign(&data, bytes >= large ? large : 64, bytes) != 0) return LLMQ_ERR_NOMEM;
+#ifdef MADV_HUGEPAGE
+    if (huge_pages && bytes >= large) (void)madvise(data, bytes, MADV_HUGEPAGE); /* advice: nothing is lost when it is not taken */
+#else
+    (void)huge_pages;
+#endif
+    w.data = data;
+    free(e->weights[i].packed.data);
+    e->weights[i].packed = w;
+    llmq_pool_run(e->pool, pack_share, &job);
+    return job.broken ? LLMQ_ERR_NONFINITE : LLMQ_OK;
+}
+
+int64_t llmq_engine_scratch(const llmq_engine *e, int32_t n) {
+    const llmq_batch b = {.n = n, .n_out = 1};
+    int64_t shared, own;
+    scratch_sizes(e, &b, &shared, &own);
+    return shared + own * llmq_pool_threads(e->pool) + (e->plan.arena + e->plan.rope_floats) * n * (int64_t)sizeof(float);
+}
+
+llmq_status llmq_engine_check(llmq_engine *e, const llmq_batch *b, int32_t n_vocab) {
+    llmq_sequence *sequences = e->kv.sequences;
+    if (b->n < 1) return LLMQ_ERR_ARG;
+    for (int32_t i = 0; i < b->n_out; i++)
+        if (b->outputs[i] < 0 || b->outputs[i] >= b->n || (i > 0 && b->outputs[i] <= b->outputs[i - 1])) return LLMQ_ERR_ARG;
+    for (int32_t i = 0; i < b->n; i++) {
+        const int32_t s = b->sequences[i];
+        if (b->tokens[i] < 0 || b->tokens[i] >= n_vocab || s < 0 || s >= e->kv.n_sequences || !sequences[s].live) return LLMQ_ERR_ARG;
+    }
+    int32_t good = 0; /* positions must count up; the lengths serve as the counters and are put back */
+    while (good < b->n && b->positions[good] == sequences[b->sequences[good]].length) sequences[b->sequences[good++]].length++;
+    for (int32_t i = 0; i < good; i++) sequences[b->sequences[i]].length--;
+    return good == b->n ? LLMQ_OK : LLMQ_ERR_ARG;
+}
+
+int64_t llmq_engine_growth(const llmq_engine *e, const llmq_batch *b) {
+    int64_t pages = 0;
+    for (int32_t i = 0; i < b->n; i++) {
+        const llmq_sequence *s = &e->kv.sequences[b->sequences[i]];
+        pages += b->positions[i] % LLMQ_PAGE == 0 || (b->positions[i] == s->length && llmq_kv_is_shared(s, s->length / LLMQ_PAGE));
+    }
+    return pages * e->kv.page_bytes;
+}
+
+llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
+    const int nth = llmq_pool_ready(e->pool);
+    const int32_t n = part_size(e, b);
+    llmq_status status = LLMQ_OK;
+    for (int32_t i = 0; i < b->n && status == LLMQ_OK; i++) status = llmq_kv_reserve(&e->kv, b->sequences[i], b->positions[i] + 1);
+    if (status == LLMQ_OK) status = grow(&e->index, index_ints(e, n) * (int64_t)sizeof(int32_t));
+    if (status == LLMQ_OK) status = grow(&e->arena, e->plan.arena * n * (int64_t)sizeof(float));
+    if (status == LLMQ_OK) status = grow(&e->ropes, e->plan.rope_floats * n * (int64_t)sizeof(float));
+    int64_t partials = 0, shared = 0, own = 0;
+    for (int32_t from = 0; from < b->n && status == LLMQ_OK; from += n) {
+        int32_t first;
+        const llmq_batch part = part_of(b, from, n, index_outputs(e, n), &first);
+        int64_t s, o;
+        scratch_sizes(e, &part, &s, &o);
+        shared = max64(shared, s);
+        own = max64(own, o);
+        group_tokens(e, &part, n);
+        for (int32_t i = 0; i < e->n_ops; i++)
+            if (e->ops[i].kind == LLMQ_OP_ATTN) partials = max64(partials, llmq_attn_partials(&e->kv, &e->ops[i], &e->groups, nth));
+    }
+    e->own_part = own;
+    if (status == LLMQ_OK) status = grow(&e->shared, shared);
+    if (status == LLMQ_OK) status = grow(&e->own, own * nth);
+    if (status == LLMQ_OK) status = grow(&e->partials, partials * (int64_t)sizeof(float));
+    if (status != LLMQ_OK) llmq_engine_commit(e, b, 0);
+    return status;
+}
+
+llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) {
+    const int32_t n = part_size(e, b);
+    for (int32_t from = 0; from < b->n; from += n) {
+        int32_t first;
+        e->batch = part_of(b, from, n, index_outputs(e, n), &first);
+        e->logits = logits + first * width(e, e->result);
+        group_tokens(e, &e->batch, n);
+        memset(e->arrived, 0, sizeof e->arrived);
+        memset(e->counters, 0, (size_t)e->n_ops * sizeof *e->counters);
+        if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
+        llmq_pool_run(e->pool, walk, e);
+        if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
+    }
+    return LLMQ_OK;
+}
+
+void llmq_engine_commit(llmq_engine *e, const llmq_batch *b, int done) {
+    for (int32_t i = 0; i < b->n; i++) {
+        llmq_sequence *s = &e->kv.sequences[b->sequences[i]];
+        if (done)
+            s->length = b->positions[i] + 1;
+        else
+            llmq_kv_truncate(&e->kv, b->sequences[i], s->length);
+    }
+}
+
+void llmq_engine_arm(llmq_engine *e) { atomic_store(&e->cancelled, 0); }
+
+void llmq_engine_cancel(llmq_engine *e) {
+    atomic_store(&e->cancelled, 1);
+    for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->counters[i].next, INT64_MAX / 2, __ATOMIC_RELAXED);
+}

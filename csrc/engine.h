@@ -1,0 +1,69 @@
+/* engine.h: the tape's executor. One engine holds a tape, its weights, the keys and values of its sequences, and a pool.
+ *
+ * A batch goes through check, prepare (every allocation), run (long) and commit. All functions are for one thread at a time; while
+ * run is under way only llmq_engine_cancel may be called. */
+#ifndef LLMQ_ENGINE_H
+#define LLMQ_ENGINE_H
+
+#include "kv.h"
+#include "llmq.h"
+
+typedef struct llmq_batch { /* see llmq/engine/base.py; sequences are those of llmq_kv_open */
+    int32_t n, n_out;
+    const int32_t *tokens, *positions, *sequences, *outputs;
+} llmq_batch;
+
+enum { LLMQ_MAX_GROUP = 32 };
+
+typedef struct llmq_step {
+    const llmq_op *op;
+    int32_t barrier;  /* threads wait for each other before it */
+    int32_t group;    /* MATMUL: how many steps from here read the same input without a barrier (at most
+                       * LLMQ_MAX_GROUP); 0: inside such a group */
+    int32_t rope;     /* ROPE: index of its table */
+} llmq_step;
+
+typedef struct llmq_rope { /* a distinct table of cosines and sines */
+    int32_t weight, dims;
+    float scale;
+    int64_t offset;   /* floats per token before it */
+} llmq_rope;
+
+typedef struct llmq_plan {
+    llmq_step *steps;
+    llmq_rope *ropes;
+    int32_t n_ropes;
+    int64_t rope_floats; /* per token */
+    int64_t arena;       /* floats per token, without the result */
+    int32_t whole_batch; /* attention that is not causal: a batch must not be cut */
+} llmq_plan;
+
+llmq_status llmq_plan_make(llmq_plan *, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t result);
+void llmq_plan_free(llmq_plan *);
+
+typedef struct llmq_engine llmq_engine;
+
+/* ops and values are copied; the tape must have been verified. kv_type: LLMQ_F32, LLMQ_F16 or LLMQ_BF16. */
+llmq_status llmq_engine_new(llmq_engine **, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t n_weights,
+                            int32_t result, int32_t kv_type, int32_t n_batch, int n_threads);
+void llmq_engine_free(llmq_engine *);
+llmq_kv *llmq_engine_kv(llmq_engine *);
+
+/* Weights, before the first batch. What MATMUL reads is checked (LLMQ_ERR_NONFINITE) and packed by all threads into memory of the engine;
+ * vectors and the rows of EMBED are set in place and stay the caller's memory. */
+llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages);
+llmq_weight *llmq_engine_weight(llmq_engine *, int32_t i);
+int64_t llmq_engine_scratch(const llmq_engine *, int32_t n); /* bytes that a batch of n tokens with one output needs beside the pages */
+
+/* In this order, the first three quickly; only run takes long, and only it may run without the lock that guards the engine. */
+llmq_status llmq_engine_check(llmq_engine *, const llmq_batch *, int32_t n_vocab); /* LLMQ_ERR_ARG: a rule of batches is broken */
+int64_t llmq_engine_growth(const llmq_engine *, const llmq_batch *);               /* bytes of pages that prepare will allocate */
+llmq_status llmq_engine_prepare(llmq_engine *, const llmq_batch *);                /* LLMQ_ERR_NOMEM: nothing has changed */
+llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, float *logits);     /* logits [n_out][n_vocab] */
+void llmq_engine_commit(llmq_engine *, const llmq_batch *, int done);              /* the sequences take the tokens, or are as before */
+
+/* cancel makes the run under way return LLMQ_ERR_CANCELLED soon; arm forgets it. Not at the same time as each other. */
+void llmq_engine_arm(llmq_engine *);
+void llmq_engine_cancel(llmq_engine *);
+
+#endif

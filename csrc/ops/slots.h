@@ -1,0 +1,38 @@
+/* slots.h: the kernel slots of the ops that are not matmuls. One body, csrc/isa/ops.inc, compiled once per instruction set.
+ *
+ * Numbers: float32 throughout. exp, tanh and sigmoid are within 2 ulp or 1e-37; gelu (erf) within 1e-7 * max(|x|, 1). Sets differ
+ * in the order of sums and in fused multiply-adds, by a few float32 roundings; on one set a row's result depends on that row alone. */
+#ifndef LLMQ_OPS_SLOTS_H
+#define LLMQ_OPS_SLOTS_H
+
+#include <stdint.h>
+
+/* Attention of some query rows over at most LLMQ_CHUNK keys of one KV head: the softmax's partial result for those keys. A row is
+ * one query head of one token. Keys of a chunk lie in pages of LLMQ_PAGE; layout in csrc/kv.h. */
+enum { LLMQ_PAGE = 64, LLMQ_CHUNK = 256 };
+
+typedef struct llmq_attn_chunk {
+    int32_t type;                 /* of keys and values: LLMQ_F32, LLMQ_F16, LLMQ_BF16 */
+    int32_t rows, d_k, d_v;       /* d_v rounded up to 16 */
+    int32_t start;                /* position of the chunk's first key, a multiple of LLMQ_CHUNK */
+    const uint8_t *k[4], *v[4];   /* this head's keys and values in each page; a page past the last key may be NULL */
+    const float *q;               /* [rows][d_k], already multiplied by the scale */
+    const int32_t *from, *to;     /* per row: the keys at positions from <= j < to take part */
+    const float *slope;           /* per row: slope * (j - (to - 1)) is added to the score; NULL: nothing */
+    float softcap;                /* > 0: score = softcap * tanh(score / softcap), before the slope */
+    float *scores;                /* [rows][LLMQ_CHUNK], scratch */
+    float *top, *sum, *acc;       /* out: largest score (-inf when no key takes part), sum of exp(score - top), [rows][d_v] sum of exp * value */
+} llmq_attn_chunk;
+
+typedef void llmq_attend_fn(const llmq_attn_chunk *);
+typedef void llmq_rmsnorm_fn(float *out, const float *a, const float *w, int64_t n, float eps); /* one row; w NULL: ones */
+typedef void llmq_layernorm_fn(float *out, const float *a, const float *w, const float *b, int64_t n, float eps);
+/* one token: cosines[dims/2], then sines[dims/2]; halves: i3 of ROPE */
+typedef void llmq_rope_fn(float *out, const float *a, const float *cosines, int heads, int head_dim, int dims, int halves);
+typedef void llmq_act_fn(float *out, const float *a, int64_t n, int kind); /* kind: i0 of ACT */
+typedef void llmq_glu_fn(float *out, const float *a, const float *b, int64_t n, int kind);
+typedef void llmq_binary_fn(float *out, const float *a, const float *b, int64_t n);
+typedef void llmq_affine_fn(float *out, const float *a, int64_t n, float factor, float offset);
+typedef void llmq_softcap_fn(float *out, const float *a, int64_t n, float cap);
+
+#endif

@@ -1,0 +1,59 @@
+/* vec.h: what csrc/isa/ops.inc needs beyond lanes.h: fused multiply-add, half floats, tails, sums across lanes. Unlike lanes.h, results
+ * differ between instruction sets: where there is no fused multiply-add, vf_fma rounds twice, and sums go over as many lanes as there are. */
+#ifndef LLMQ_SIMD_VEC_H
+#define LLMQ_SIMD_VEC_H
+
+#include "formats/half.h"
+#include "simd/lanes.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+static inline vf vf_fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+static inline vf vf_load_f16(const uint16_t *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+#elif defined(__AVX2__) /* FMA and F16C come with it: setup.py */
+static inline vf vf_fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+static inline vf vf_load_f16(const uint16_t *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+#else
+static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+static inline vf vf_load_f16(const uint16_t *p) {
+    vf v;
+    for (int j = 0; j < LLMQ_LANES; j++) v[j] = llmq_f16_to_f32(p[j]);
+    return v;
+}
+#endif
+
+/* LLMQ_LANES pairs of bfloat16 that lie next to each other, widened exactly */
+static inline void vf_load_bf16_pairs(const uint16_t *p, vf *even, vf *odd) {
+    vi pair;
+    memcpy(&pair, p, sizeof pair);
+    *even = (vf)(pair << 16);
+    *odd = (vf)(pair & (int32_t)0xffff0000);
+}
+
+/* the first n < LLMQ_LANES lanes; the others are 0, or not written */
+static inline vf vf_load_n(const float *p, int64_t n) {
+    vf v = {0};
+    memcpy(&v, p, (size_t)n * 4);
+    return v;
+}
+
+static inline void vf_store_n(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t)n * 4); }
+
+static inline vf vf_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+
+static inline float vf_sum(vf v) { /* halves added to each other */
+    for (int step = LLMQ_LANES / 2; step > 0; step /= 2)
+        for (int i = 0; i < step; i++) v[i] += v[i + step];
+    return v[0];
+}
+
+static inline float vf_top(vf v) { /* the largest lane */
+    float top = v[0];
+    for (int i = 1; i < LLMQ_LANES; i++) top = v[i] > top ? v[i] : top;
+    return top;
+}
+
+#endif
