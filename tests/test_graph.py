@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from llmq.engine.ops import OPS
 from llmq.engine.reference import ReferenceEngine
 from llmq.errors import FormatError, ModelClosedError, TapeError, UnsupportedArchError, UnsupportedError
 from llmq.graph import verify as verifier
+from llmq.graph.explain import explain, ops_markdown
 from llmq.graph.tape import KINDS, OP_DTYPE, VALUE_DTYPE, Tape
 
 RNG = np.random.default_rng(11)
@@ -128,7 +130,7 @@ BROKEN: dict[str, Callable[[Tape], Tape]] = {
     "reserved": lambda t: with_op(t, "ADD", reserved=1),
     "output of a put": lambda t: with_op(t, "KV_PUT", out=0),
     "result": lambda t: replace(t, result=len(t.values)),
-    "result that is not the logits": lambda t: replace(t, result=0),
+    "result for every token": lambda t: replace(t, result=0),
     "vocabulary": lambda t: replace(t, n_vocab=60),
     "labels": lambda t: replace(t, labels=t.labels[1:]),
     "arena": lambda t: replace(t, arena=t.arena - 1),
@@ -234,3 +236,17 @@ def test_reference_prefill_steps_and_batches_agree(tape: Tape) -> None:
             engine.length(a)
     with pytest.raises(ModelClosedError):
         engine.new_sequence()
+
+
+def test_explain_shows_every_weight_once_and_folds_equal_blocks(tape: Tape) -> None:
+    text = explain(tape)
+    assert "llama: 3 layers, width 48, vocabulary 61, trained context 64" in text
+    assert "blk.1, as the block before" in text and "blk.1.attn_q.weight" not in text
+    full = explain(tape, full=True)
+    assert all(f" {w.name} " in full for w in tape.weights) and full.count("\n") == text.count("\n") + 15
+    assert f"v{tape.result} [outputs, 61] @{tape.values['offset'][tape.result]}" in text
+
+
+def test_ops_document_is_current() -> None:
+    path = Path(__file__).parents[1] / "docs" / "ops.md"
+    assert path.read_text() == ops_markdown(), "python -m llmq.graph.explain > docs/ops.md"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from llmq.engine.base import Batch
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
+from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
 
 LLAMA: dict[str, MetaValue] = {
@@ -50,6 +51,18 @@ def checkpoint(
         values = rng.standard_normal(shape) * shape[-1] ** -0.5 if len(shape) > 1 else 1 + 0.1 * rng.standard_normal(shape)
         tensors[name] = tensor(name, values.astype(np.float32))
     return Checkpoint(Path("tiny"), dict(metadata), tensors)
+
+
+def quantized(model: Checkpoint, qtype: QuantType) -> Checkpoint:
+    """The model with every matrix in that type."""
+
+    def converted(old: Tensor) -> Tensor:
+        if len(old.shape) < 2:
+            return old
+        data = quantize(old.numpy(), qtype).reshape(-1)
+        return Tensor(old.name, old.shape, qtype, lambda: data)
+
+    return Checkpoint(model.path, model.metadata, {name: converted(t) for name, t in model.tensors.items()})
 
 
 def batch(*parts: tuple[int, int, npt.ArrayLike], outputs: npt.ArrayLike | None = None) -> Batch:

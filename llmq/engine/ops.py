@@ -107,8 +107,8 @@ def rope(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
     heads, head_dim, dims, apart = op.i[:4]
     out: Array = x.reshape(len(x), heads, head_dim).copy()
-    angle = run.batch.positions.astype(np.float32)[:, None, None] * run.weight(op.w0).astype(np.float32)
-    cos, sin = (f(angle).astype(x.dtype) * x.dtype.type(op.f[0]) for f in (np.cos, np.sin))
+    angle = run.batch.positions.astype(x.dtype)[:, None, None] * run.weight(op.w0)
+    cos, sin = (f(angle) * x.dtype.type(op.f[0]) for f in (np.cos, np.sin))
     first = out[..., : dims // 2] if apart else out[..., 0:dims:2]
     second = out[..., dims // 2 : dims] if apart else out[..., 1:dims:2]
     first[...], second[...] = first * cos - second * sin, first * sin + second * cos

@@ -116,7 +116,7 @@ class ReferenceEngine:
         run = Run(
             batch,
             lambda value: int(self.tape.values["width"][value]),
-            self._weight,
+            self.weight,
             self._look_up,
             lambda seq, slot: self._state[seq][slot],
         )
@@ -155,7 +155,8 @@ class ReferenceEngine:
 
     # -- weights
 
-    def _weight(self, n: int) -> Array:
+    def weight(self, n: int) -> Array:
+        """Weight n of the tape, dequantized."""
         if n in self._cache:
             self._cache.move_to_end(n)
             return self._cache[n]

@@ -112,7 +112,9 @@ class Graph:
         self._read.add(found.name)
         return values
 
-    def _use(self, param: Param | None, use: str) -> int:
+    def use(self, param: Param | None, use: str) -> int:
+        """The id of a weight (-1 for None), which an op reads as "matmul", "rows" or "f32". UnsupportedQuantError when the
+        file's type does not serve."""
         if param is None:
             return -1
         weight = self.weights[param.id]
@@ -135,7 +137,7 @@ class Graph:
 
     # -- ops
 
-    def _emit(
+    def emit(
         self,
         kind: str,
         width: int,
@@ -149,6 +151,8 @@ class Graph:
         i: tuple[int, ...] = (),
         f: tuple[float, ...] = (),
     ) -> Value:
+        """Append an op as csrc/ops.def describes it; `width` 0 for one without an output. The weights are ids that `use`
+        gave."""
         out = Value(-1, 0)
         if width:
             out = Value(len(self.widths), width)
@@ -162,19 +166,19 @@ class Graph:
 
     def embed(self, table: Param, scale: float = 1.0) -> Value:
         """One row of table (n_vocab, width) per token, times scale."""
-        return self._emit("EMBED", table.shape[1], w0=self._use(table, "rows"), f=(scale,))
+        return self.emit("EMBED", table.shape[1], w0=self.use(table, "rows"), f=(scale,))
 
     def rmsnorm(self, x: Value, weight: Param | None, eps: float, group: int = 0) -> Value:
         """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads)."""
-        return self._emit("RMSNORM", x.width, x, w0=self._use(weight, "f32"), i=(group,), f=(eps,))
+        return self.emit("RMSNORM", x.width, x, w0=self.use(weight, "f32"), i=(group,), f=(eps,))
 
     def layernorm(self, x: Value, weight: Param, bias: Param | None, eps: float) -> Value:
         """LayerNorm (Ba et al. 2016) of each row."""
-        return self._emit("LAYERNORM", x.width, x, w0=self._use(weight, "f32"), w1=self._use(bias, "f32"), f=(eps,))
+        return self.emit("LAYERNORM", x.width, x, w0=self.use(weight, "f32"), w1=self.use(bias, "f32"), f=(eps,))
 
     def matmul(self, x: Value, weight: Param, bias: Param | None = None) -> Value:
         """x . weightᵀ + bias; weight is (outputs, inputs)."""
-        return self._emit("MATMUL", weight.shape[0], x, w0=self._use(weight, "matmul"), w1=self._use(bias, "f32"))
+        return self.emit("MATMUL", weight.shape[0], x, w0=self.use(weight, "matmul"), w1=self.use(bias, "f32"))
 
     def linear(self, x: Value, name: str, rows: int) -> Value:
         """`matmul` with name.weight (rows, x.width) and, when the file has it, name.bias."""
@@ -184,12 +188,12 @@ class Graph:
         """Rotary positions (Su et al. 2021) on the first 2*len(table) columns of each head; `table` holds inverse
         frequencies. Columns pair as (j, j+1) when interleaved, else as (j, j+len(table)). `scale` multiplies cos and
         sin."""
-        return self._emit(
+        return self.emit(
             "ROPE",
             x.width,
             x,
             label=self._prefix + label,
-            w0=self._use(table, "f32"),
+            w0=self.use(table, "f32"),
             i=(heads, x.width // heads, 2 * table.shape[0], 0 if interleaved else 1),
             f=(scale,),
         )
@@ -213,12 +217,12 @@ class Graph:
         k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
         slot = len(self.slots)
         self.slots.append(Slot(kv_heads, k_dim, v_dim, window))
-        self._emit("KV_PUT", 0, k, v, slot=slot, i=(kv_heads, k_dim, v_dim))
-        return self._emit(
+        self.emit("KV_PUT", 0, k, v, slot=slot, i=(kv_heads, k_dim, v_dim))
+        return self.emit(
             "ATTN",
             heads * v_dim,
             q,
-            w0=self._use(sinks, "f32"),
+            w0=self.use(sinks, "f32"),
             slot=slot,
             i=(heads, k_dim, kv_heads, v_dim, window),
             f=(scale, softcap, alibi),
@@ -226,31 +230,31 @@ class Graph:
 
     def act(self, x: Value, name: str) -> Value:
         """An activation, by its name in ACTIVATIONS."""
-        return self._emit("ACT", x.width, x, label=self._prefix + name, i=(ACTIVATIONS.index(name),))
+        return self.emit("ACT", x.width, x, label=self._prefix + name, i=(ACTIVATIONS.index(name),))
 
     def glu(self, gate: Value, up: Value, name: str) -> Value:
         """act(gate) * up (Shazeer 2020)."""
-        return self._emit("GLU", gate.width, gate, up, label=f"{self._prefix}{name}_glu", i=(ACTIVATIONS.index(name),))
+        return self.emit("GLU", gate.width, gate, up, label=f"{self._prefix}{name}_glu", i=(ACTIVATIONS.index(name),))
 
     def add(self, a: Value, b: Value, label: str = "add") -> Value:
-        return self._emit("ADD", a.width, a, b, self._prefix + label)
+        return self.emit("ADD", a.width, a, b, self._prefix + label)
 
     def mul(self, a: Value, b: Value, label: str = "mul") -> Value:
-        return self._emit("MUL", a.width, a, b, self._prefix + label)
+        return self.emit("MUL", a.width, a, b, self._prefix + label)
 
     def scale(self, x: Value, factor: float, offset: float = 0.0, label: str = "scale") -> Value:
         """factor * x + offset; x itself when that changes nothing."""
         if factor == 1.0 and offset == 0.0:
             return x
-        return self._emit("SCALE", x.width, x, label=self._prefix + label, f=(factor, offset))
+        return self.emit("SCALE", x.width, x, label=self._prefix + label, f=(factor, offset))
 
     def softcap(self, x: Value, cap: float) -> Value:
         """cap * tanh(x / cap); x itself when cap is 0."""
-        return self._emit("SOFTCAP", x.width, x, f=(cap,)) if cap else x
+        return self.emit("SOFTCAP", x.width, x, f=(cap,)) if cap else x
 
     def add_bias(self, x: Value, bias: Param) -> Value:
-        return self._emit("ADD_BIAS", x.width, x, w0=self._use(bias, "f32"))
+        return self.emit("ADD_BIAS", x.width, x, w0=self.use(bias, "f32"))
 
     def slice(self, x: Value, start: int, width: int, label: str = "slice") -> Value:
         """Columns start .. start+width."""
-        return self._emit("SLICE", width, x, label=self._prefix + label, i=(start,))
+        return self.emit("SLICE", width, x, label=self._prefix + label, i=(start,))

@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmq.graph.builder import Graph, Value
-from llmq.graph.tape import ALIGN, KIND_NAMES, KINDS, OP_DTYPE, VALUE_DTYPE, Op, Tape
+from llmq.graph.tape import ALIGN, KIND_NAMES, OP_DTYPE, VALUE_DTYPE, Op, Tape
 from llmq.graph.verify import verify
 
 __all__ = ["freeze"]
+
+
+NEEDS_ALL = frozenset({"ROPE", "KV_PUT", "ATTN"})
+"""Kinds that look at positions and sequences, which are those of the whole batch."""
 
 
 @dataclass
@@ -31,25 +35,24 @@ def freeze(graph: Graph, result: Value, *, arch: str, n_vocab: int, n_embd: int,
     ops = np.zeros(len(program.ops), OP_DTYPE)
     for row, op in zip(ops, program.ops, strict=True):
         row["kind"] = KIND_NAMES.index(op.kind)
-        for name in ("out", "a", "b", "w0", "w1", "slot"):
+        for name in ("out", "a", "b", "w0", "w1", "slot", "i", "f"):
             row[name] = getattr(op, name)
-        row["i"], row["f"] = op.i, op.f
     values = np.zeros(len(program.widths), VALUE_DTYPE)
     values["width"], values["tail"], values["offset"] = program.widths, program.tail, offsets
     ops.flags.writeable = values.flags.writeable = False
     tape = Tape(
-        arch,
-        ops,
-        values,
-        tuple(graph.weights),
-        tuple(graph.slots),
-        tuple(op.label for op in program.ops),
-        program.result,
-        arena,
-        n_vocab,
-        n_embd,
-        n_layer,
-        n_ctx_train,
+        arch=arch,
+        ops=ops,
+        values=values,
+        weights=tuple(graph.weights),
+        slots=tuple(graph.slots),
+        labels=tuple(op.label for op in program.ops),
+        result=program.result,
+        arena=arena,
+        n_vocab=n_vocab,
+        n_embd=n_embd,
+        n_layer=n_layer,
+        n_ctx_train=n_ctx_train,
     )
     verify(tape)
     return tape
@@ -58,19 +61,18 @@ def freeze(graph: Graph, result: Value, *, arch: str, n_vocab: int, n_embd: int,
 def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program:
     """Insert ROWS so that only what feeds the state is computed for every token.
 
-    A value must be whole when an op with state, or a whole value that one needs, reads it; everything else is computed for
+    A value must be whole when an op of NEEDS_ALL, or a whole value that one needs, reads it; everything else is computed for
     the output rows alone. Each whole value that such an op reads gets one ROWS, right before its first reader. Ops whose
     output nobody reads are dropped."""
-    whole: set[int] = set()  # the values that state depends on
+    whole: set[int] = set()  # the values that those ops depend on
     live = {result}
     kept: list[Op] = []
     for op in reversed(ops):
-        state = KINDS[op.kind].state
         if op.out not in live and op.out >= 0:
             continue
         kept.append(op)
         live.update(op.inputs)
-        if state or op.out in whole:
+        if op.kind in NEEDS_ALL or op.out in whole:
             whole.update(op.inputs)
     new_ops: list[Op] = []
     new_widths, tail = list(widths), [False] * len(widths)
@@ -87,7 +89,7 @@ def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program
         return short[value]
 
     for op in reversed(kept):
-        if KINDS[op.kind].state or op.out in whole or not op.inputs:
+        if op.kind in NEEDS_ALL or op.out in whole or not op.inputs:
             new_ops.append(op)
             continue
         a = rows_of(op.a, op.label)

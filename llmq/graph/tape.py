@@ -110,7 +110,7 @@ class Tape:
 
     ops: OP_DTYPE (n_ops,), read-only; values: VALUE_DTYPE (n_values,), read-only. Value v of a batch of n tokens is the
     float32 matrix (n, width), or (n_out, width) when its `tail` is 1, row after row from arena[offset * n]. `arena` is the
-    number of floats per token. `result` is the value with the logits, (n_out, n_vocab)."""
+    number of floats per token. `result` is the value that a run gives back, (n_out, width): the logits of a whole model."""
 
     arch: str
     ops: npt.NDArray[Any]
@@ -124,6 +124,11 @@ class Tape:
     n_embd: int
     n_layer: int
     n_ctx_train: int
+
+    @property
+    def width(self) -> int:
+        """Columns of the result: n_vocab when it is the logits."""
+        return int(self.values["width"][self.result])
 
     def op(self, n: int) -> Op:
         """Op n as Python reads it."""

@@ -74,7 +74,6 @@ def verify(tape: Tape) -> None:
     c.need(written == set(range(len(tape.values))), "a value is never written")
     c.need(filled == set(range(len(tape.slots))), "a state slot is never written")
     c.need(0 <= tape.result < len(tape.values), f"result {tape.result} is no value")
-    c.need(c.width(tape.result) == tape.n_vocab, f"the result is {c.width(tape.result)} wide, the vocabulary {tape.n_vocab}")
     c.need(bool(tape.values["tail"][tape.result]), "the result must have the output rows only")
     unread = written - read - {tape.result}
     c.need(not unread, f"values {sorted(unread)} are never read")

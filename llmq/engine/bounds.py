@@ -1,0 +1,185 @@
+"""How far an exact kernel of each op kind may be from the op's meaning, element by element.
+
+u = 2^-24 is the rounding of float32, b = 2^-9 that of bfloat16; sums of k terms lose at most k roundings of the sum of
+magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sides, so only what the op itself does counts:
+
+    MATMUL     float weights: float32 sums. Quantized weights: activations are rounded to integers of dx = max|x|/127 per 32
+    columns,
+               half a dx each. From TILES_FROM rows on, a level with a tile unit may multiply in bfloat16 instead, every
+               type but F32.
+    ATTN       queries, keys, values and softmax weights are rounded to the type of the cache; an error d of every score
+    changes each
+               weight by a factor within exp(2d)
+    functions  exp, tanh, erf, sin, cos: FUNCTION of their argument's magnitude, which is what the kernels promise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.engine.ops import Array, activation
+from llmq.graph.tape import ACTIVATIONS, Op
+from llmq.quant.types import QuantType
+
+__all__ = ["Case", "bound"]
+
+U = 2.0**-24
+B = 2.0**-9
+FUNCTION = 2.0**-20
+TILES_FROM = 32
+_KV_ROUNDING = {QuantType.F32: U, QuantType.F16: 2.0**-11, QuantType.BF16: B}
+_F16_TINY = 2.0**-25
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op that ran alone: float64 inputs (tokens, width), the exact output, its weights dequantized, the type of w0 in
+    the file, the rows that went through the kernel at once, and for ATTN the keys and values (positions, width), each
+    token's position and the cache's type."""
+
+    op: Op
+    inputs: list[Array]
+    exact: Array
+    weights: list[Array]
+    type: QuantType
+    rows: int
+    keys: Array | None = None
+    values: Array | None = None
+    positions: npt.NDArray[np.int32] | None = None
+    kv_type: QuantType = QuantType.F32
+
+
+def bound(case: Case) -> Array:
+    """The largest difference from case.exact that its kernel may have, of the same shape."""
+    allowed: Array = _BOUNDS[case.op.kind](case) + U * abs(case.exact)
+    return allowed
+
+
+def _copy(case: Case) -> Array:
+    return np.zeros_like(case.exact)
+
+
+def _elementwise(case: Case) -> Array:
+    # sums and products of two terms, each of which is rounded once
+    op = case.op
+    a = abs(case.inputs[0])
+    if op.kind == "SCALE":
+        return 3 * U * (abs(op.f[0]) * a + abs(op.f[1]))
+    b = abs((case.inputs[1:] or case.weights)[0])
+    return 2 * U * (a * b if op.kind == "MUL" else a + b)
+
+
+def _rmsnorm(case: Case) -> Array:
+    group = case.op.i[0] or case.exact.shape[1]
+    return (group / 2 + 8) * U * abs(case.exact)
+
+
+def _layernorm(case: Case) -> Array:
+    # The mean is off by d; the centred row and the deviation each take that over, relative to the deviation.
+    (x,) = case.inputs
+    k = x.shape[1]
+    deviation = np.sqrt(x.var(axis=1, keepdims=True) + case.op.f[0])
+    d = (k + 1) * U * abs(x).mean(axis=1, keepdims=True)
+    off = (d + U * abs(x)) / deviation
+    scaled = case.exact - (case.weights[1] if len(case.weights) > 1 else 0)
+    result: Array = abs(case.weights[0]) * off + abs(scaled) * (2 * off.mean(axis=1, keepdims=True) + (k / 2 + 8) * U)
+    return result
+
+
+def _matmul(case: Case) -> Array:
+    (x,) = case.inputs
+    w = abs(case.weights[0])
+    k = x.shape[1]
+    products = abs(x) @ w.T
+    sums: Array = (k + 4) * U * products
+    if len(case.weights) > 1:
+        sums = sums + 2 * U * (products + abs(case.weights[1]))
+    bf16: Array = 2 * B * (1 + B) * products + sums
+    if case.type.is_float:
+        return bf16 if case.rows >= TILES_FROM and case.type is not QuantType.F32 else sums
+    # Per 32 columns: half a step of every activation, and float32 sums of whole groups, whose minima may cancel.
+    most_x = abs(x).reshape(len(x), k // 32, 32).max(axis=2)
+    grouped = w.reshape(len(w), k // 32, 32)
+    steps = most_x / 254 @ grouped.sum(axis=2).T
+    x8: Array = steps * (1 + 2.0**-8) + (k / 32 + 16) * U * (most_x @ (4 * 32 * grouped.max(axis=2)).T) + sums
+    if case.rows >= TILES_FROM:
+        return np.asarray(np.maximum(x8, bf16))
+    return x8
+
+
+def _rope(case: Case) -> Array:
+    op = case.op
+    heads, head_dim, dims, apart = op.i[:4]
+    x = case.inputs[0].reshape(len(case.exact), heads, head_dim)
+    assert case.positions is not None
+    angle = abs(case.positions[:, None, None] * case.weights[0])
+    first = abs(x[..., : dims // 2] if apart else x[..., 0:dims:2])
+    second = abs(x[..., dims // 2 : dims] if apart else x[..., 1:dims:2])
+    off = abs(op.f[0]) * (first + second) * (4 * U * angle + 4 * U + FUNCTION)
+    out = np.zeros_like(x)
+    out[..., : dims // 2] = off
+    out[..., dims // 2 : dims] = off
+    if not apart:
+        out[..., 0:dims:2], out[..., 1:dims:2] = off, off
+    return out.reshape(case.exact.shape)
+
+
+def _attn(case: Case) -> Array:
+    op = case.op
+    heads, k_dim, kv_heads, v_dim = op.i[:4]
+    assert case.keys is not None and case.values is not None and case.positions is not None
+    n, m = len(case.exact), len(case.keys)
+    r = _KV_ROUNDING[case.kv_type]
+    tiny = _F16_TINY if case.kv_type is QuantType.F16 else 0.0
+    q = abs(case.inputs[0]).reshape(n, kv_heads, heads // kv_heads, k_dim).transpose(1, 2, 0, 3).reshape(kv_heads, -1, k_dim)
+    k = abs(case.keys).reshape(m, kv_heads, k_dim).transpose(1, 2, 0) + tiny
+    v = abs(case.values).reshape(m, kv_heads, v_dim).transpose(1, 0, 2)
+    scores = (q @ k).reshape(heads, n, m) * abs(op.f[0])
+    distance = case.positions[:, None] - np.arange(m)[None, :]
+    visible = np.ones_like(distance, bool) if op.i[5] else distance >= 0
+    if op.i[4]:
+        visible &= distance < op.i[4]
+    # an error of every visible score: operands, the sum, ALiBi and soft-capping on top
+    off = scores * (2 * r + r * r + (k_dim + 4) * U) + 4 * U * (op.f[2] * abs(distance)) + (FUNCTION * op.f[1])
+    worst = np.where(visible, off, 0).max(axis=2)
+    # the largest |v| of each column up to the token bounds every weighted sum of errors of the weights
+    running = np.maximum.accumulate(v, axis=1)
+    seen = running[:, np.full(n, m - 1) if op.i[5] else case.positions]
+    spread = np.repeat(seen, heads // kv_heads, axis=0)
+    relative = np.expm1(2 * worst) + 3 * r + FUNCTION + (m + 8) * U
+    out = spread * relative[:, :, None] + tiny
+    result: Array = out.transpose(1, 0, 2).reshape(n, heads * v_dim)
+    return result
+
+
+def _function(case: Case, x: Array, value: Array) -> Array:
+    # |act(x)| <= |x| for the gated kinds, so x bounds what cancellation leaves of 1 + erf or 1 + tanh
+    kind = ACTIVATIONS[case.op.i[0]]
+    result: Array = FUNCTION * (abs(value) if kind in ("sigmoid", "tanh", "relu", "relu2") else abs(x))
+    return result
+
+
+def _act(case: Case) -> Array:
+    return _function(case, case.inputs[0], case.exact)
+
+
+def _glu(case: Case) -> Array:
+    gate, up = case.inputs
+    result: Array = _function(case, gate, activation(case.op.i[0], gate)) * abs(up) + U * abs(case.exact)
+    return result
+
+
+def _softcap(case: Case) -> Array:
+    result: Array = FUNCTION * abs(case.inputs[0])
+    return result
+
+
+_BOUNDS: dict[str, Callable[[Case], Array]] = {
+    "EMBED": _copy, "ROWS": _copy, "SLICE": _copy, "RMSNORM": _rmsnorm, "LAYERNORM": _layernorm, "MATMUL": _matmul,
+    "ROPE": _rope, "ATTN": _attn, "ACT": _act, "GLU": _glu, "ADD": _elementwise, "MUL": _elementwise, "SCALE": _elementwise,
+    "ADD_BIAS": _elementwise, "SOFTCAP": _softcap,
+}  # fmt: skip
