@@ -45,6 +45,7 @@ cdef extern from "text/text.h" nogil:
     void text_vocab_free(text_vocab *)
     int64_t text_vocab_size(const text_vocab *)
     text_bytes text_vocab_bytes(const text_vocab *, int32_t id)
+    text_bytes text_vocab_name(const text_vocab *, int32_t id)
     uint8_t text_vocab_type(const text_vocab *, int32_t id)
     int32_t text_vocab_find(const text_vocab *, text_bytes token)
     text_status text_encode(text_vocab *, const uint8_t *text, size_t n, int special, int32_t **ids, size_t *n_ids)
@@ -149,6 +150,14 @@ cdef class Vocab:
         key.p = <const uint8_t *>PyUnicode_AsUTF8AndSize(token, &size)
         key.n = <uint32_t>min(size, 0xffffffff)
         return text_vocab_find(self.vocab, key)
+
+    def token(self, int64_t id):
+        """A token as it is written in the file."""
+        cdef text_bytes row
+        if not 0 <= id < text_vocab_size(self.vocab):
+            raise IndexError(f"token id {id} is not in 0..{text_vocab_size(self.vocab) - 1}")
+        row = text_vocab_name(self.vocab, <int32_t>id)
+        return PyBytes_FromStringAndSize(<const char *>row.p, row.n).decode()
 
     def token_bytes(self, int64_t id):
         """The bytes that a token stands for in a text."""

@@ -70,6 +70,7 @@ text_status text_vocab_new(const text_spec *, text_vocab **, text_error *);
 void text_vocab_free(text_vocab *);
 int64_t text_vocab_size(const text_vocab *);
 text_bytes text_vocab_bytes(const text_vocab *, int32_t id);    /* what the token stands for in a text */
+text_bytes text_vocab_name(const text_vocab *, int32_t id);     /* the token as in the file */
 uint8_t text_vocab_type(const text_vocab *, int32_t id);
 int32_t text_vocab_find(const text_vocab *, text_bytes token);  /* -1 when there is no such token; as in the file */
 

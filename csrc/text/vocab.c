@@ -194,5 +194,6 @@ void text_vocab_free(text_vocab *v) {
 
 int64_t text_vocab_size(const text_vocab *v) { return v->n; }
 text_bytes text_vocab_bytes(const text_vocab *v, int32_t id) { return v->stands[id]; }
+text_bytes text_vocab_name(const text_vocab *v, int32_t id) { return v->name[id]; }
 uint8_t text_vocab_type(const text_vocab *v, int32_t id) { return v->types[id]; }
 int32_t text_vocab_find(const text_vocab *v, text_bytes token) { return table_find(&v->by_name, token); }

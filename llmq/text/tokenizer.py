@@ -32,8 +32,8 @@ class Tokenizer:
 
     n_vocab: number of tokens (equal to the rows of the embedding). bos_id, eos_id, unk_id, sep_id, pad_id: ids or None.
     add_bos, add_eos,
-    add_sep: what `encode(add_special=True)` adds. stop_ids: the tokens that end a generation. chat_template: the source of the
-    model's own chat template, or None.
+    add_sep: what `encode(add_special=True)` adds. stop_ids: the tokens that end a generation. chat_template: the source of
+    the model's own chat template, or None; chat_templates: others it brings, by name.
     """
 
     def __init__(self, metadata: Mapping[str, MetaValue], *, path: str | os.PathLike[str] | None = None) -> None:
@@ -66,6 +66,8 @@ class Tokenizer:
         self.add_sep = read.flag("add_sep_token", False) and self.sep_id is not None
         self.add_space_prefix = False
         self.chat_template = read.text("tokenizer.chat_template")
+        others = [key for key in metadata if key.startswith("tokenizer.chat_template.")]
+        self.chat_templates = {key.removeprefix("tokenizer.chat_template."): read.text(key) or "" for key in others}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, MetaValue], *, path: str | os.PathLike[str] | None = None) -> Tokenizer:
@@ -117,6 +119,10 @@ class Tokenizer:
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one token stands for; no whole character, perhaps. IndexError outside the vocabulary."""
         return self._vocab.token_bytes(id)
+
+    def token(self, id: int) -> str:
+        """A token as the vocabulary writes it ("<|im_end|>", "Ġthe"). IndexError outside the vocabulary."""
+        return self._vocab.token(id)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it ("<|im_end|>", "Ġthe"), or None."""
