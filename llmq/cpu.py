@@ -1,7 +1,7 @@
 """What this machine offers: instruction set levels and the one in use, cores that may be used, caches.
 
-The environment variable LLMQ_ISA names the level to use (scalar, neon, avx2, avx512, avx512vnni, avx512bf16, amx); without it the
-best one that CPU and operating system offer is taken. It is read once, when llmq is imported.
+The environment variable LLMQ_ISA names the level to use (scalar, neon, avx2, avx512, avx512vnni, avx512bf16, amx); without it
+the best one that CPU and operating system offer is taken. It is read once, when llmq is imported.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class CpuInfo(TypedDict):
 
 
 def use_isa(name: str) -> None:
-    """Use the kernels of a level. `LlmqError` when llmq does not know it or this machine does not have it. Not to be called while
-    a model runs: the kernel table belongs to the process."""
+    """Use the kernels of a level. `LlmqError` when llmq does not know it or this machine does not have it. Not to be called
+    while a model runs: the kernel table belongs to the process."""
     known, here = _native.all_isa_levels(), _native.isa_levels()
     if name not in known:
         raise LlmqError(f"unknown instruction set level {name!r}; the levels are {', '.join(known)}")
@@ -81,8 +81,8 @@ def _affinity() -> int:
 
 def cgroup_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The smallest CPU quota, in cores, of this process' control group and its ancestors; None without one. Version 2 keeps
-    "quota period" in cpu.max, version 1 has cpu.cfs_quota_us (-1: none) and cpu.cfs_period_us below the controller's folder. In a
-    container the path in the membership file may lie outside of what is mounted; the mount's root is then the group itself."""
+    "quota period" in cpu.max, version 1 has cpu.cfs_quota_us (-1: none) and cpu.cfs_period_us below the controller's folder.
+    In a container the path in the membership file may lie outside of what is mounted; the mount's root is then the group."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

@@ -102,9 +102,15 @@ def test_quantize_is_the_numpy_codecs(qtype: QuantType, weighted: bool) -> None:
     cases = list(rows_by_case().values())
     x = np.concatenate([x for x, _ in cases])
     weight = np.concatenate([w for _, w in cases]) if weighted else None
-    got = rows.quantize(x, qtype, weight).reshape(-1, qtype.block_bytes)
     spread = None if weight is None else weight.reshape(-1, qtype.block)
-    assert_same(got, codec_of(qtype).quantize(x.reshape(-1, qtype.block), spread).reshape(got.shape))
+    want = codec_of(qtype).quantize(x.reshape(-1, qtype.block), spread)
+    used = _native.isa_used()
+    try:
+        for level in _native.isa_levels():
+            _native.use_isa(level)
+            assert_same(rows.quantize(x, qtype, weight).reshape(want.shape), want)
+    finally:
+        _native.use_isa(used)
 
 
 @each_quantized

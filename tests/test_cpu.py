@@ -76,7 +76,7 @@ def test_affinity_limits_the_cores() -> None:
         ("0::/\n", {"cpu.max": "max 100000"}, None),
         ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2.0),
         ("0::/a/b\n", {"cpu.max": "50000 100000"}, 0.5),
-        ("4:cpu,cpuacct:/c\n1:name=systemd:/\n", {f"cpu,cpuacct/c/{QUOTA}": "300000", f"cpu,cpuacct/c/{PERIOD}": "100000"}, 3.0),
+        ("4:cpu,cpuacct:/c\n1:name=systemd:/\n", {f"cpu,cpuacct/c/{QUOTA}": "30000", f"cpu,cpuacct/c/{PERIOD}": "10000"}, 3.0),
         ("4:cpu:/gone\n", {f"cpu/{QUOTA}": "-1", f"cpu/{PERIOD}": "100000"}, None),
         ("4:cpu:/gone\n", {f"cpu/{QUOTA}": "250000", f"cpu/{PERIOD}": "100000"}, 2.5),
         ("0::/\n", {"cpu.max": "nonsense"}, None),

@@ -1,5 +1,5 @@
-"""The matmul at every level of the ladder: quantized weights give the dot's definition bit for bit, float weights are within the
-bound of their chains, tiles within bfloat16 rounding; for any number of rows and threads, and nothing is touched out of place."""
+"""The matmul at every level of the ladder: quantized weights give the dot's definition bit for bit, float weights are within
+the bound of their chains, tiles within bfloat16 rounding; for any number of rows and threads; nothing else is touched."""
 
 from __future__ import annotations
 

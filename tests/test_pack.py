@@ -42,7 +42,7 @@ def test_size_and_padding(qtype: QuantType) -> None:
     w = packed(qtype, random_rows(qtype, n, k), k)
     assert w.data.ctypes.data % 64 == 0
     assert len(w.data) == 2 * len(full) == _native.packed_bytes(int(qtype), n, k)
-    assert len(full) <= 16 * qtype.nbytes(k) * 1.15 + 6 * 64  # at most 15 % above the file and the planes' padding
+    assert len(full) <= 16 * qtype.nbytes(k) * 1.2 + 6 * 64  # at most 20 % (Q2_K) above the file and the planes' padding
     strip = w.data[len(full) :].copy()
     alone = np.concatenate([random_rows(qtype, n, k)[16:], np.zeros((15, qtype.nbytes(k)), np.uint8)])
     if qtype.is_float:

@@ -49,4 +49,20 @@ static inline void llmq_pack_nibbles(const uint8_t q[32], uint8_t qs[16]) {
     for (int l = 0; l < 16; l++) qs[l] = (uint8_t)(q[l] | q[l + 16] << 4);
 }
 
+/* The 5-bit levels of a block of 32: the low 4 bits as above, bit 4 of level i in bit i of the four bytes of qh. */
+static inline void llmq_unpack_fives(const uint8_t qh[4], const uint8_t qs[16], uint8_t q[32]) {
+    llmq_unpack_nibbles(qs, q);
+    for (int l = 0; l < 32; l++) q[l] |= (uint8_t)((qh[l / 8] >> (l % 8) & 1) << 4);
+}
+
+static inline void llmq_pack_fives(const uint8_t q[32], uint8_t qh[4], uint8_t qs[16]) {
+    for (int l = 0; l < 16; l++) qs[l] = (uint8_t)((q[l] & 15) | q[l + 16] << 4);
+    for (int i = 0; i < 4; i++) {
+        qh[i] = 0;
+        for (int bit = 0; bit < 8; bit++) qh[i] |= (uint8_t)(q[8 * i + bit] >> 4 << bit);
+    }
+}
+
+extern const int8_t llmq_iq4_levels[16]; /* the codebook of IQ4_NL and IQ4_XS (iq4_nl.c) */
+
 #endif

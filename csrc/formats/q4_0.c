@@ -5,9 +5,7 @@
  *     byte  0..1   d, binary16, of either sign
  *     byte  2..17  byte 2 + l: q[l] in bits 0..3, q[l + 16] in bits 4..7
  */
-#include <math.h>
-
-#include "formats/codec.h"
+#include "formats/search32.h"
 
 typedef struct {
     uint8_t d[2];
@@ -25,23 +23,20 @@ static void q4_0_dequantize(const void *src, float *dst, int64_t n) {
     }
 }
 
+static void q4_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
+    (void)m;
+    block_q4_0 *b = (block_q4_0 *)block;
+    llmq_store_u16(b->d, d);
+    llmq_pack_nibbles(level, b->qs);
+}
+
+static const s32_shape q4_0_shape = {
+    .lo = -8, .hi = 7, .starts = 16,
+    .start = {{-8}, {-7.6f}, {-7.2f}, {-8.4f}, {-8.8f}, {-7.8f}, {-7.4f}, {-8.2f}, {7}, {7.2f}, {7.4f}, {7.6f}, {6.8f}, {6.6f}, {6.4f}, {6}},
+};
+
 static llmq_status q4_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    (void)weight;
-    if (!llmq_finite_f32(src, n)) return LLMQ_ERR_NONFINITE;
-    block_q4_0 *b = dst;
-    for (int64_t i = 0; i < n / 32; i++, b++, src += 32) {
-        float extreme = 0;
-        for (int j = 0; j < 32; j++) {
-            if (fabsf(src[j]) > fabsf(extreme)) extreme = src[j];
-        }
-        const uint16_t rounded = llmq_f32_to_f16_finite(extreme / -8), h = rounded == 0x8000 ? 0 : rounded;
-        const float d = llmq_f16_to_f32(h), id = d != 0 ? 1 / d : 0;
-        uint8_t q[32];
-        for (int j = 0; j < 32; j++) q[j] = (uint8_t)rintf(fminf(fmaxf(src[j] * id + 8, 0), 15));
-        llmq_store_u16(b->d, h);
-        llmq_pack_nibbles(q, b->qs);
-    }
-    return LLMQ_OK;
+    return s32_quantize(&q4_0_shape, q4_0_pack, sizeof(block_q4_0), src, dst, n, weight);
 }
 
 static void q4_0_levels(const void *block, llmq_levels *out) {

@@ -5,9 +5,7 @@
  *     byte  0..1   d, binary16
  *     byte  2..33  q[0..31], int8
  */
-#include <math.h>
-
-#include "formats/codec.h"
+#include "formats/search32.h"
 
 typedef struct {
     uint8_t d[2];
@@ -23,19 +21,21 @@ static void q8_0_dequantize(const void *src, float *dst, int64_t n) {
     }
 }
 
+static void q8_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
+    (void)m;
+    block_q8_0 *b = (block_q8_0 *)block;
+    llmq_store_u16(b->d, d);
+    for (int j = 0; j < 32; j++) b->q[j] = (int8_t)(level[j] - 127);
+}
+
+static const s32_shape q8_0_shape = {
+    .lo = -127, .hi = 127, .starts = 16,
+    .start = {{127}, {127.4f}, {126.6f}, {126.2f}, {125.8f}, {125.4f}, {125}, {124.6f},
+              {124.2f}, {123.8f}, {123.4f}, {123}, {122.6f}, {122.2f}, {121.8f}, {121.4f}},
+};
+
 static llmq_status q8_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    (void)weight;
-    if (!llmq_finite_f32(src, n)) return LLMQ_ERR_NONFINITE;
-    block_q8_0 *b = dst;
-    for (int64_t i = 0; i < n / 32; i++, b++, src += 32) {
-        float amax = 0;
-        for (int j = 0; j < 32; j++) amax = fmaxf(amax, fabsf(src[j]));
-        const uint16_t h = llmq_f32_to_f16_finite(amax / 127);
-        const float d = llmq_f16_to_f32(h), id = d > 0 ? 1 / d : 0;
-        llmq_store_u16(b->d, h);
-        for (int j = 0; j < 32; j++) b->q[j] = (int8_t)rintf(fminf(fmaxf(src[j] * id, -127), 127));
-    }
-    return LLMQ_OK;
+    return s32_quantize(&q8_0_shape, q8_0_pack, sizeof(block_q8_0), src, dst, n, weight);
 }
 
 static void q8_0_levels(const void *block, llmq_levels *out) {

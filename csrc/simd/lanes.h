@@ -7,6 +7,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { LLMQ_LANES = 16 };
@@ -33,23 +36,25 @@ static inline vf vf_set(float x) {
     return x - (vf){0};
 }
 
-/* Written lane by lane because C has no ?: on vectors; compilers make one instruction of it. */
-static inline vf vf_min(vf a, vf b) {
-    vf r;
-    for (int j = 0; j < LLMQ_LANES; j++) r[j] = a[j] < b[j] ? a[j] : b[j];
-    return r;
-}
-
-static inline vf vf_max(vf a, vf b) {
-    vf r;
-    for (int j = 0; j < LLMQ_LANES; j++) r[j] = a[j] > b[j] ? a[j] : b[j];
-    return r;
-}
-
 /* a where the mask (the result of a comparison) is set, else b */
 static inline vf vf_pick(vi mask, vf a, vf b) {
     return (vf)((mask & (vi)a) | (~mask & (vi)b));
 }
+
+/* a < b ? a : b and a > b ? a : b */
+#if defined(__AVX512F__)
+static inline vf vf_min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+static inline vf vf_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+static inline vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+#elif defined(__SSE2__)
+static inline vf vf_min(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+static inline vf vf_max(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+#else
+static inline vf vf_min(vf a, vf b) { return vf_pick(a < b, a, b); }
+static inline vf vf_max(vf a, vf b) { return vf_pick(a > b, a, b); }
+#endif
 
 /* a / b, and 0 where b is 0 */
 static inline vf vf_div(vf a, vf b) {

@@ -1,64 +1,115 @@
-"""The types of 32 weights with one scale: Q4_0 and Q8_0."""
+"""The types of 32 weights with one scale: Q4_0, Q5_0, Q8_0, with a minimum too: Q4_1, Q5_1, and with a codebook: IQ4_NL.
+csrc/formats/ draws the blocks."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import numpy as np
 
+from llmq.quant.blocks import f16_at, f16_bytes, pack_fives, pack_nibbles, unpack_fives, unpack_nibbles
 from llmq.quant.codecs import Floats, Levels, QuantizedCodec, UInt8s
-from llmq.quant.floats import to_f16
+from llmq.quant.search32 import IQ4_STARTS, MIN_STARTS, Shape, search
+
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
-def unpack_nibbles(qs: UInt8s) -> UInt8s:
-    """(n, 16) bytes to (n, 32) levels: the low nibbles, then the high ones."""
-    return np.concatenate([qs & 15, qs >> 4], axis=1)
+class Legacy(QuantizedCodec):
+    """A block is d, m when the type has a minimum, and the places of the levels in their bits."""
 
+    group = 32
+    shape: ClassVar[Shape]
 
-def pack_nibbles(q: UInt8s) -> UInt8s:
-    return q[:, :16] | q[:, 16:] << np.uint8(4)
+    @staticmethod
+    @abstractmethod
+    def unpack(bits: UInt8s) -> UInt8s:
+        """The bytes after the scales to integers, (n, 32): the level plus `off`, or its place in the codebook."""
 
+    @staticmethod
+    @abstractmethod
+    def pack(places: UInt8s) -> UInt8s:
+        """Places of levels, counted from the shape's lowest, to bytes."""
 
-def f16_column(blocks: UInt8s, at: int) -> Floats:
-    """The binary16 number at byte `at` of each block, float32 (n, 1)."""
-    column: Floats = blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32)
-    return column
+    def parts(self, blocks: UInt8s) -> tuple[UInt8s, Floats, Floats | None]:
+        """Integers, d and, when the type has it, m."""
+        m = f16_at(blocks, 2) if self.has_min else None
+        return self.unpack(blocks[:, 4 if self.has_min else 2 :]), f16_at(blocks, 0), m
 
-
-def inverse(d: Floats) -> Floats:
-    """1 / d, and 0 where d is 0."""
-    out = np.zeros_like(d)
-    np.divide(np.float32(1), d, out=out, where=d != 0)
-    return out
-
-
-class Q4_0(QuantizedCodec):  # noqa: N801 - the type's name
-    name, off, group = "Q4_0", 8, 32
-
-    def levels(self, blocks: UInt8s) -> Levels:
-        return self.plain_levels(unpack_nibbles(blocks[:, 2:]), f16_column(blocks, 0)[:, 0])
-
-    def dequantize(self, blocks: UInt8s) -> Floats:
-        with np.errstate(invalid="ignore"):
-            q = unpack_nibbles(blocks[:, 2:]).astype(np.float32)
-            return np.multiply(f16_column(blocks, 0), q - np.float32(8), dtype=np.float32)
-
-    def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
-        extreme = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)
-        d = to_f16(extreme / np.float32(-8)) + np.float16(0)  # no negative zero
-        q = np.rint(np.clip(x * inverse(d.astype(np.float32)) + np.float32(8), 0, 15)).astype(np.uint8)
-        return np.concatenate([d.view(np.uint8), pack_nibbles(q)], axis=1)
-
-
-class Q8_0(QuantizedCodec):  # noqa: N801
-    name, off, group = "Q8_0", 128, 32
+    def values(self, places: UInt8s) -> Floats:
+        """The levels that the integers stand for."""
+        book = self.shape.codebook
+        out: Floats = np.array(book, np.float32)[places] if book else places.astype(np.float32) - np.float32(self.off)
+        return out
 
     def levels(self, blocks: UInt8s) -> Levels:
-        return self.plain_levels(blocks[:, 2:] ^ np.uint8(128), f16_column(blocks, 0)[:, 0])
+        places, d, m = self.parts(blocks)
+        q = (self.values(places) + np.float32(self.off)).astype(np.uint8)
+        return self.plain_levels(q, d, None if m is None else -m)
 
     def dequantize(self, blocks: UInt8s) -> Floats:
+        places, d, m = self.parts(blocks)
         with np.errstate(invalid="ignore"):
-            return f16_column(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
+            scaled: Floats = d[:, None] * self.values(places)
+            return scaled if m is None else scaled + m[:, None]
 
     def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
-        d = to_f16(np.abs(x).max(axis=1, keepdims=True) / np.float32(127))
-        q = np.rint(np.clip(x * inverse(d.astype(np.float32)), -127, 127)).astype(np.int8)
-        return np.concatenate([d.view(np.uint8), q.view(np.uint8)], axis=1)
+        places, d, m = search(self.shape, x, weight)
+        scales = [f16_bytes(d), f16_bytes(m)] if self.has_min else [f16_bytes(d)]
+        return np.concatenate([*scales, self.pack(places)], axis=1)
+
+
+class Nibbles(Legacy):
+    unpack, pack = staticmethod(unpack_nibbles), staticmethod(pack_nibbles)
+
+
+class Fives(Legacy):
+    pack = staticmethod(pack_fives)
+
+    @staticmethod
+    def unpack(bits: UInt8s) -> UInt8s:
+        return unpack_fives(bits[:, :4], bits[:, 4:])
+
+
+class Q4_0(Nibbles):  # noqa: N801 - the type's name
+    name, off = "Q4_0", 8
+    shape = Shape(-8, 7, (-8, -7.6, -7.2, -8.4, -8.8, -7.8, -7.4, -8.2, 7, 7.2, 7.4, 7.6, 6.8, 6.6, 6.4, 6))
+
+
+class Q4_1(Nibbles):  # noqa: N801
+    name, off, has_min = "Q4_1", 0, True
+    shape = Shape(0, 15, MIN_STARTS)
+
+
+class Q5_0(Fives):  # noqa: N801
+    name, off = "Q5_0", 16
+    shape = Shape(
+        -16, 15, (-16, -15.6, -15.2, -14.8, -14.4, -16.4, -16.8, -17.2, 15, 14.6, 14.2, 13.8, 15.4, 15.8, 16.2, 16.6)
+    )
+
+
+class Q5_1(Fives):  # noqa: N801
+    name, off, has_min = "Q5_1", 0, True
+    shape = Shape(0, 31, MIN_STARTS)
+
+
+class Q8_0(Legacy):  # noqa: N801
+    name, off = "Q8_0", 128
+    shape = Shape(
+        -127,
+        127,
+        (127, 127.4, 126.6, 126.2, 125.8, 125.4, 125, 124.6, 124.2, 123.8, 123.4, 123, 122.6, 122.2, 121.8, 121.4),
+    )
+
+    @staticmethod
+    def unpack(bits: UInt8s) -> UInt8s:
+        return bits ^ np.full_like(bits, 128)  # -128 may be read, though it is not written
+
+    @staticmethod
+    def pack(places: UInt8s) -> UInt8s:
+        return places - np.full_like(places, 127)
+
+
+class IQ4_NL(Nibbles):  # noqa: N801
+    name, off = "IQ4_NL", 128
+    shape = Shape(0, 0, IQ4_STARTS, IQ4_LEVELS)

@@ -1,0 +1,60 @@
+/* iq4_nl.c: 32 weights of 4 bits, places in a codebook of unevenly spaced levels, with one scale.
+ *
+ *     w[i] = d * level[q[i]]
+ *
+ *     byte  0..1   d, binary16, of either sign
+ *     byte  2..17  byte 2 + l: q[l] in bits 0..3, q[l + 16] in bits 4..7
+ *
+ * The levels are dense around zero, where most weights are; IQ4_XS has the same. */
+#include "formats/search32.h"
+
+typedef struct {
+    uint8_t d[2];
+    uint8_t qs[16];
+} block_iq4_nl;
+LLMQ_CHECK_BLOCK(IQ4_NL, block_iq4_nl);
+
+const int8_t llmq_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+static void iq4_nl_dequantize(const void *src, float *dst, int64_t n) {
+    const block_iq4_nl *b = src;
+    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
+        const float d = llmq_load_f16(b->d);
+        uint8_t q[32];
+        llmq_unpack_nibbles(b->qs, q);
+        for (int j = 0; j < 32; j++) dst[j] = d * (float)llmq_iq4_levels[q[j]];
+    }
+}
+
+static void iq4_nl_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
+    (void)m;
+    block_iq4_nl *b = (block_iq4_nl *)block;
+    llmq_store_u16(b->d, d);
+    llmq_pack_nibbles(level, b->qs);
+}
+
+static const s32_shape iq4_nl_shape = {.codebook = llmq_iq4_levels, S32_IQ4_STARTS};
+
+static llmq_status iq4_nl_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    return s32_quantize(&iq4_nl_shape, iq4_nl_pack, sizeof(block_iq4_nl), src, dst, n, weight);
+}
+
+static void iq4_nl_levels(const void *block, llmq_levels *out) {
+    const block_iq4_nl *b = block;
+    uint8_t q[32];
+    llmq_unpack_nibbles(b->qs, q);
+    for (int j = 0; j < 32; j++) out->q[j] = (uint8_t)(llmq_iq4_levels[q[j]] + 128);
+    out->sc[0] = 1;
+    out->m[0] = 0;
+    out->d = llmq_load_f16(b->d);
+    out->dmin = 0;
+}
+
+static int iq4_nl_check(const void *src, int64_t n) {
+    return llmq_finite_f16(src, n / 32, sizeof(block_iq4_nl));
+}
+
+const llmq_codec llmq_codec_IQ4_NL = {
+    LLMQ_CODEC(IQ4_NL), .bits = 8, .group = 32, .off = 128, .codebook = llmq_iq4_levels,
+    .dequantize = iq4_nl_dequantize, .quantize = iq4_nl_quantize, .levels = iq4_nl_levels, .check = iq4_nl_check,
+};

@@ -1,0 +1,60 @@
+/* q5_0.c: 32 weights of 5 bits with one scale.
+ *
+ *     w[i] = d * (q[i] - 16),  q in 0..31
+ *
+ *     byte  0..1   d, binary16, of either sign
+ *     byte  2..5   bit 4 of every q, little-endian: q[i] has bit i
+ *     byte  6..21  byte 6 + l: bits 0..3 of q[l] in its bits 0..3, of q[l + 16] in its bits 4..7
+ */
+#include "formats/search32.h"
+
+typedef struct {
+    uint8_t d[2];
+    uint8_t qh[4], qs[16];
+} block_q5_0;
+LLMQ_CHECK_BLOCK(Q5_0, block_q5_0);
+
+static void q5_0_dequantize(const void *src, float *dst, int64_t n) {
+    const block_q5_0 *b = src;
+    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
+        const float d = llmq_load_f16(b->d);
+        uint8_t q[32];
+        llmq_unpack_fives(b->qh, b->qs, q);
+        for (int j = 0; j < 32; j++) dst[j] = d * (float)(q[j] - 16);
+    }
+}
+
+static void q5_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
+    (void)m;
+    block_q5_0 *b = (block_q5_0 *)block;
+    llmq_store_u16(b->d, d);
+    llmq_pack_fives(level, b->qh, b->qs);
+}
+
+static const s32_shape q5_0_shape = {
+    .lo = -16, .hi = 15, .starts = 16,
+    .start = {{-16}, {-15.6f}, {-15.2f}, {-14.8f}, {-14.4f}, {-16.4f}, {-16.8f}, {-17.2f},
+              {15}, {14.6f}, {14.2f}, {13.8f}, {15.4f}, {15.8f}, {16.2f}, {16.6f}},
+};
+
+static llmq_status q5_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    return s32_quantize(&q5_0_shape, q5_0_pack, sizeof(block_q5_0), src, dst, n, weight);
+}
+
+static void q5_0_levels(const void *block, llmq_levels *out) {
+    const block_q5_0 *b = block;
+    llmq_unpack_fives(b->qh, b->qs, out->q);
+    out->sc[0] = 1;
+    out->m[0] = 0;
+    out->d = llmq_load_f16(b->d);
+    out->dmin = 0;
+}
+
+static int q5_0_check(const void *src, int64_t n) {
+    return llmq_finite_f16(src, n / 32, sizeof(block_q5_0));
+}
+
+const llmq_codec llmq_codec_Q5_0 = {
+    LLMQ_CODEC(Q5_0), .bits = 5, .group = 32, .off = 16,
+    .dequantize = q5_0_dequantize, .quantize = q5_0_quantize, .levels = q5_0_levels, .check = q5_0_check,
+};

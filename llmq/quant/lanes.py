@@ -1,0 +1,37 @@
+"""Arithmetic that the searches for scales share: csrc/simd/lanes.h and half.h in NumPy, one rounding per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+
+import numpy as np
+
+from llmq.quant.codecs import Floats
+from llmq.quant.floats import to_f16
+
+__all__ = ["divide", "half", "power", "total"]
+
+
+def total(terms: Iterable[Floats]) -> Floats:
+    """The sum from the first term (of an array: along its first axis) to the last, each addition rounded."""
+    return reduce(np.add, terms)
+
+
+def divide(a: Floats, b: Floats) -> Floats:
+    """a / b, and 0 where b is 0."""
+    none = b == 0
+    quotient: Floats = np.where(none, np.float32(0), a / np.where(none, np.float32(1), b))
+    return quotient
+
+
+def power(v: Floats) -> Floats:
+    """2^floor(log2 v), at most 2^126."""
+    out: Floats = np.minimum(v.view(np.uint32) & np.uint32(0x7F800000), np.uint32(0x7E800000)).view(np.float32)
+    return out
+
+
+def half(a: Floats) -> Floats:
+    """The nearest binary16 number, the largest finite one where a is beyond the range; never -0."""
+    out: Floats = to_f16(a).astype(np.float32) + np.float32(0)
+    return out

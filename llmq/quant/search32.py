@@ -1,0 +1,109 @@
+"""How the types with 32 weights per scale choose scale, minimum and integers: csrc/formats/search32.inc in NumPy, operation by
+operation, so that both give the same bits. The C file explains the search; arrays here are float32 (n blocks,), weights and
+importances (32, n blocks)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.quant.codecs import Floats, UInt8s
+from llmq.quant.lanes import divide, half, power, total
+
+__all__ = ["IQ4_STARTS", "MIN_STARTS", "Shape", "search"]
+
+REFITS = 2
+MIN_STARTS = tuple((a, b) for a in (-0.4, 0.0, 0.4, 0.8) for b in (-0.4, 0.0, 0.4, 0.8))
+IQ4_STARTS = (-127, -115, -121, -133, -139, -145, -109, -151, 113, 101, 107, 119, 125, 131, 95, 137)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """s32_shape: the levels (lo..hi or a codebook) and the starts, with a minimum when those are pairs."""
+
+    lo: int
+    hi: int
+    starts: tuple[float, ...] | tuple[tuple[float, float], ...]
+    codebook: tuple[int, ...] = ()
+
+    def level(self, y: Floats) -> tuple[Floats, Floats]:
+        """The level nearest to y, and its place among the levels."""
+        if not self.codebook:
+            q = np.rint(np.clip(y, np.float32(self.lo), np.float32(self.hi)))
+            return q, q - np.float32(self.lo)
+        book = np.array(self.codebook, np.float32)
+        place = sum((y >= mid).astype(np.int64) for mid in (book[1:] + book[:-1]) / np.float32(2))
+        return book[place], np.asarray(place, np.float32)
+
+
+@dataclass(frozen=True)
+class Sums:
+    err: Floats
+    q1: Floats
+    q2: Floats
+    r0: Floats
+    rq: Floats
+
+
+def gather(src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """Blocks (n, 32) scaled and transposed: x and importances (32, n), and the powers of two that undo the scaling, 0 for a
+    block that is nothing beside binary16's smallest number."""
+    amax = np.abs(src).max(axis=1)
+    back = np.where(amax > np.float32(2.0**-25), power(amax), np.float32(0))
+    x = src.T * divide(np.ones_like(back), back)
+    if weight is None:
+        return x, np.ones_like(x), back
+    hmax = weight.max(axis=1)
+    seen = hmax >= np.float32(2.0**-126)
+    scaled = weight.T * (np.float32(1) / np.where(seen, power(hmax), np.float32(1)))
+    return x, np.where(seen, scaled + np.float32(2.0**-20), np.float32(1)), back
+
+
+def measure(shape: Shape, x: Floats, h: Floats, d: Floats, m: Floats) -> Sums:
+    """What rounding with scale d and minimum m gives; r = x - d q - m."""
+    q, _ = shape.level((x - m) * divide(np.ones_like(d), d))
+    r = x - d * q - m
+    hr, hq = h * r, h * q
+    return Sums(total(hr * r), total(hq), total(hq * q), total(hr), total(hr * q))
+
+
+def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Floats, Floats]:
+    """Blocks (n, 32) to (places of the levels (n, 32), d (n,), m (n,)); d and m are binary16 numbers."""
+    x, h, back = gather(src, weight)
+    fore = divide(np.ones_like(back), back)
+
+    def rounded(a: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            return half(a * back) * fore
+
+    best_d, best_m = np.zeros_like(back), np.zeros_like(back)
+    best = measure(shape, x, h, best_d, best_m).err
+
+    def attempt(d: Floats, m: Floats) -> None:
+        nonlocal best, best_d, best_m
+        err = measure(shape, x, h, d, m).err
+        better: npt.NDArray[np.bool_] = err < best
+        best, best_d, best_m = (np.where(better, new, old) for new, old in ((err, best), (d, best_d), (m, best_m)))
+
+    extreme = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
+    least, greatest, top = x.min(axis=0), x.max(axis=0), np.float32(shape.hi - shape.lo)
+    for start in shape.starts:
+        if isinstance(start, tuple):
+            a, b = np.float32(start[0]), np.float32(start[1])
+            m = rounded(least + (greatest - least) / (top + (a + b)) * a)
+            attempt(rounded((greatest - m) / (top + b)), m)
+        else:
+            attempt(rounded(extreme / np.float32(start)), best_m)
+    has_min = isinstance(shape.starts[0], tuple)
+    h0 = total(h)
+    for _ in range(REFITS):
+        s = measure(shape, x, h, best_d, best_m)
+        m, rq = best_m, s.rq
+        if has_min:
+            m = rounded(best_m + divide(s.q2 * s.r0 - s.q1 * s.rq, h0 * s.q2 - s.q1 * s.q1))
+            rq = rq - (m - best_m) * s.q1
+        attempt(rounded(best_d + divide(rq, s.q2)), m)
+    _, place = shape.level((x - best_m) * divide(np.ones_like(best_d), best_d))
+    return np.ascontiguousarray(place.T).astype(np.uint8), best_d * back, best_m * back
