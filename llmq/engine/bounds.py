@@ -93,7 +93,7 @@ def _matmul(case: Case) -> Array:
     sums: Array = (k + 4) * U * products
     if len(case.weights) > 1:
         sums = sums + 2 * U * (products + abs(case.weights[1]))
-    path = _native.matmul_kind(int(case.type), *case.weights[0].shape, len(x))
+    path = _native.matmul_kind(int(case.type), len(w), k, len(x))
     if path == "tiles":
         sums = sums + 2 * B * (1 + B) * products
     elif path == "x8":
