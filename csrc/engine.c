@@ -449,6 +449,11 @@ llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
     return status;
 }
 
+/* Atomic, because llmq_engine_cancel comes from another thread than llmq_engine_run. */
+static void set_counters(llmq_engine *e, int64_t next) {
+    for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->counters[i].next, next, __ATOMIC_RELAXED);
+}
+
 llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) {
     const int32_t n = part_size(e, b);
     for (int32_t from = 0; from < b->n; from += n) {
@@ -457,7 +462,7 @@ llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) 
         e->logits = logits + first * width(e, e->result);
         group_tokens(e, &e->batch, n);
         memset(e->arrived, 0, sizeof e->arrived);
-        memset(e->counters, 0, (size_t)e->n_ops * sizeof *e->counters);
+        set_counters(e, 0);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
         llmq_pool_run(e->pool, walk, e);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
@@ -479,5 +484,5 @@ void llmq_engine_arm(llmq_engine *e) { atomic_store(&e->cancelled, 0); }
 
 void llmq_engine_cancel(llmq_engine *e) {
     atomic_store(&e->cancelled, 1);
-    for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->counters[i].next, INT64_MAX / 2, __ATOMIC_RELAXED);
+    set_counters(e, INT64_MAX / 2);
 }
