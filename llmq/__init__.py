@@ -1,5 +1,108 @@
-"""llmq: quantize and run large language models on the CPU."""
+"""llmq: quantize and run large language models on the CPU.
 
-from llmq.cpu import cpu_info
+    import llmq
 
-__all__ = ["cpu_info"]
+    with llmq.load("model.gguf") as llm:
+        print(llm.generate("Once upon a time", max_tokens=100).text)
+
+The public names stand here and load what they need when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmq.cpu import CpuInfo, cpu_info
+    from llmq.engine.compare import compare
+    from llmq.errors import (
+        Cancelled,
+        ChatTemplateError,
+        ContextOverflowError,
+        FormatError,
+        GrammarError,
+        LimitError,
+        LlmqError,
+        ModelClosedError,
+        ModelFileError,
+        OutOfMemoryError,
+        TruncatedError,
+        UnsafeFileError,
+        UnsupportedArchError,
+        UnsupportedError,
+        UnsupportedQuantError,
+    )
+    from llmq.model import LLM, Message, Progress, Stream, load
+    from llmq.perplexity import Perplexity
+    from llmq.quant.types import QuantType
+    from llmq.results import ChatReply, Chunk, Completion, Timings, TokenLogprob, Usage
+    from llmq.sampling import Sampling
+    from llmq.text.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "llmq.cpu": ["CpuInfo", "cpu_info"],
+    "llmq.engine.compare": ["compare"],
+    "llmq.errors": [
+        *("Cancelled", "ChatTemplateError", "ContextOverflowError", "FormatError", "GrammarError", "LimitError", "LlmqError"),
+        *("ModelClosedError", "ModelFileError", "OutOfMemoryError", "TruncatedError", "UnsafeFileError"),
+        *("UnsupportedArchError", "UnsupportedError", "UnsupportedQuantError"),
+    ],
+    "llmq.model": ["LLM", "Message", "Progress", "Stream", "load"],
+    "llmq.perplexity": ["Perplexity"],
+    "llmq.quant.types": ["QuantType"],
+    "llmq.results": ["ChatReply", "Chunk", "Completion", "Timings", "TokenLogprob", "Usage"],
+    "llmq.sampling": ["Sampling"],
+    "llmq.text.tokenizer": ["Tokenizer"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "LLM",
+    "Cancelled",
+    "ChatReply",
+    "ChatTemplateError",
+    "Chunk",
+    "Completion",
+    "ContextOverflowError",
+    "CpuInfo",
+    "FormatError",
+    "GrammarError",
+    "LimitError",
+    "LlmqError",
+    "Message",
+    "ModelClosedError",
+    "ModelFileError",
+    "OutOfMemoryError",
+    "Perplexity",
+    "Progress",
+    "QuantType",
+    "Sampling",
+    "Stream",
+    "Timings",
+    "TokenLogprob",
+    "Tokenizer",
+    "TruncatedError",
+    "UnsafeFileError",
+    "UnsupportedArchError",
+    "UnsupportedError",
+    "UnsupportedQuantError",
+    "Usage",
+    "compare",
+    "cpu_info",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'llmq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -36,8 +36,8 @@ class LlmqError(Exception):
 
 
 class ModelFileError(LlmqError, ValueError):
-    """A model file that cannot be used. `path` is the file, `offset` the byte where it went wrong (None when no single byte is to
-    blame), `code` a short stable name such as "format" or "truncated"."""
+    """A model file that cannot be used. `path` is the file, `offset` the byte where it went wrong (None when no single byte is
+    to blame), `code` a short stable name such as "format" or "truncated"."""
 
     code = "model-file"
 

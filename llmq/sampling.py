@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from llmq import _native
 
-__all__ = ["ALIASES", "Sampling", "resolve_names", "unknown_name"]
+__all__ = ["ALIASES", "Sampling", "accepts_aliases", "resolve_names", "unknown_name"]
 
 ALIASES = {
     "max_new_tokens": "max_tokens",
@@ -36,7 +37,9 @@ ALIASES = {
 }
 """Names of other libraries and the field of llmq each means."""
 
-_C = TypeVar("_C", bound=type)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
 _MAX_SEED = 2**64
 
 
@@ -63,15 +66,20 @@ def resolve_names(options: Mapping[str, Any], known: Iterable[str], what: str) -
     return out
 
 
-def _with_aliases(cls: _C) -> _C:
-    plain: Callable[..., None] = vars(cls)["__init__"]
-    fields = [f.name for f in dataclasses.fields(cls)]
+def accepts_aliases(function: Callable[_P, _R], what: str = "") -> Callable[_P, _R]:
+    """Let a function's keyword-only parameters also be given by their ALIASES; `what` is its name in errors."""
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
-    @functools.wraps(plain)
-    def init(self: Any, **options: Any) -> None:
-        plain(self, **resolve_names(options, fields, cls.__name__))
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        return function(*args, **resolve_names(options, known, what or function.__name__))
 
-    setattr(cls, "__init__", init)  # noqa: B010 - mypy takes the plain assignment for a mistake
+    return call
+
+
+def _with_aliases(cls: type[_T]) -> type[_T]:
+    setattr(cls, "__init__", accepts_aliases(vars(cls)["__init__"], cls.__name__))  # noqa: B010 - mypy forbids assigning it
     return cls
 
 

@@ -48,7 +48,9 @@ Logits = npt.NDArray[np.float32]
 class TextOutput(Protocol):
     """Tokens to text: detokenizer and stop strings."""
 
-    stopped: bool
+    @property
+    def stopped(self) -> bool:
+        """A stop string came; there is nothing more."""
 
     def push(self, token: int) -> str:
         """The text that is certain now."""
