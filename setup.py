@@ -64,7 +64,7 @@ class BuildLlmq(build_ext):
             objects = self.compile_all([s for s in ext.sources if self.wanted(s, have)], strict)
             ext.sources = [s for s in ext.sources if not s.endswith(".c") or not s.startswith("csrc/")]
             ext.extra_objects = objects
-            ext.extra_compile_args = [*CFLAGS, "-Icsrc"]
+            ext.extra_compile_args = [*CFLAGS, "-O1", "-g0", "-Icsrc"]  # glue: what must be fast is in csrc/
             ext.extra_link_args = ["-pthread", "-lm", *os.environ.get("LLMQ_LDFLAGS", "").split()]
         super().build_extensions()
 
