@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 class VocabError(ValueError): ...
 
-def pre_tokenizers() -> dict[str, bool]: ...
+def pre_tokenizers() -> dict[str, dict[str, bool]]: ...
 
 class Vocab:
     def __init__(
@@ -14,8 +14,13 @@ class Vocab:
         tokens: list[str],
         types: npt.NDArray[np.uint8],
         *,
+        strips: npt.NDArray[np.uint8] | None = None,
+        scores: npt.NDArray[np.float32] | None = None,
         merges: list[str] = ...,
         pre: str = "",
+        nfc: bool = False,
+        ignore_merges: bool = False,
+        flags: int = 0,
         unk: int = -1,
     ) -> None: ...
     def __len__(self) -> int: ...

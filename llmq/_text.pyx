@@ -14,22 +14,25 @@ import os
 
 cdef extern from "text/text.h" nogil:
     ctypedef enum text_status:
-        TEXT_OK, TEXT_NOMEM, TEXT_TOO_LONG, TEXT_DUPLICATE, TEXT_BAD_BYTE, TEXT_NO_SPLIT, TEXT_NO_PART, TEXT_LONG_SPECIAL
+        TEXT_OK, TEXT_NOMEM, TEXT_TOO_LONG, TEXT_DUPLICATE, TEXT_BAD_BYTE, TEXT_NO_SPLIT, TEXT_NO_PART, TEXT_LONG_TOKEN
     ctypedef enum text_model:
-        MODEL_BPE
-    enum: SPECIAL_MAX
+        MODEL_BPE, MODEL_SPM, MODEL_WORDPIECE
+    enum: TOKEN_MAX
 
     ctypedef struct text_bytes:
         const uint8_t *p
         uint32_t n
     ctypedef struct text_pre:
         const char *name
-        int add_bos
+        int ignore_merges, nfc, add_bos
     ctypedef struct text_spec:
         text_model model
+        int flags, nfc, ignore_merges
         int64_t n_tokens, n_merges
         const text_bytes *tokens
         const uint8_t *types
+        const uint8_t *strips
+        const float *scores
         const text_bytes *merges
         const text_pre *pre
         int32_t unk
@@ -56,12 +59,16 @@ class VocabError(ValueError):
 
 
 def pre_tokenizers():
-    """The known values of tokenizer.ggml.pre: {name: whether BOS is added when the file does not say}."""
+    """The known values of tokenizer.ggml.pre: {name: {"add_bos", "nfc", "ignore_merges"}}, what is usual with them."""
     cdef int i = 0
     known = {}
-    while text_pre_at(i) != NULL:
-        known[text_pre_at(i).name.decode()] = bool(text_pre_at(i).add_bos)
+    cdef const text_pre *pre = text_pre_at(0)
+    while pre != NULL:
+        known[pre.name.decode()] = {
+            "add_bos": bool(pre.add_bos), "nfc": bool(pre.nfc), "ignore_merges": bool(pre.ignore_merges)
+        }
         i += 1
+        pre = text_pre_at(i)
     return known
 
 
@@ -87,11 +94,16 @@ cdef text_bytes *strings_of(list strings, str what) except NULL:
 
 
 cdef class Vocab:
-    """Tokens of one vocabulary, checked and indexed. `types`: uint8 (n_tokens,), the values of tokenizer.ggml.token_type."""
+    """Tokens of one vocabulary, checked and indexed. types: uint8 (n_tokens,), the values of tokenizer.ggml.token_type; strips and
+    flags: the bits of csrc/text/text.h; scores: float32 (n_tokens,). VocabError names what is wrong; MemoryError."""
 
     cdef text_vocab *vocab
 
-    def __cinit__(self, str model, list tokens not None, const uint8_t[::1] types not None, *, list merges=[], str pre="", int32_t unk=-1):
+    def __cinit__(
+        self, str model, list tokens not None, const uint8_t[::1] types not None, *, const uint8_t[::1] strips=None,
+        const float[::1] scores=None, list merges not None=[], str pre="", bint nfc=False, bint ignore_merges=False, int flags=0,
+        int32_t unk=-1,
+    ):
         cdef text_spec spec
         cdef text_error error
         cdef text_status status
@@ -99,19 +111,29 @@ cdef class Vocab:
         cdef text_bytes *token_rows = NULL
         cdef text_bytes *merge_rows = NULL
         cdef bytes seed = os.urandom(8)
-        if model != "gpt2":
-            raise ValueError(f"unknown tokenizer model {model!r}")
-        if types.shape[0] != len(tokens):
-            raise ValueError(f"{types.shape[0]} types for {len(tokens)} tokens")
-        spec.model = MODEL_BPE
-        spec.pre = text_pre_of(name)
-        if spec.pre == NULL:
-            raise ValueError(f"unknown pre-tokenizer {pre!r}")
-        spec.unk = unk
         spec.n_tokens = len(tokens)
+        cdef Py_ssize_t n_strips = spec.n_tokens if strips is None else strips.shape[0]
+        cdef Py_ssize_t n_scores = spec.n_tokens if scores is None else scores.shape[0]
+        if not types.shape[0] == n_strips == n_scores == spec.n_tokens:
+            raise ValueError(f"{types.shape[0]} types, {n_strips} strips, {n_scores} scores for {spec.n_tokens} tokens")
+        spec.pre = text_pre_of(name)
+        if model == "gpt2" and spec.pre != NULL:
+            spec.model = MODEL_BPE
+        elif model == "llama" and (scores is not None or merges):
+            spec.model = MODEL_SPM
+        elif model == "bert":
+            spec.model = MODEL_WORDPIECE
+        else:
+            raise ValueError(f"no tokenizer {model!r} with pre-tokenizer {pre!r}, or scores and merges are missing")
+        spec.flags = flags
+        spec.nfc = nfc
+        spec.ignore_merges = ignore_merges
+        spec.unk = unk
         spec.n_merges = len(merges)
         memcpy(&spec.seed, <const char *>seed, 8)
         spec.types = &types[0] if spec.n_tokens else NULL
+        spec.strips = &strips[0] if strips is not None and spec.n_tokens else NULL
+        spec.scores = &scores[0] if scores is not None and spec.n_tokens else NULL
         error.at = error.other = 0
         try:
             token_rows = strings_of(tokens, "tokenizer.ggml.tokens")
@@ -134,7 +156,7 @@ cdef class Vocab:
             TEXT_BAD_BYTE: f"{where} has type 6 (byte) but is not <0xHH>",
             TEXT_NO_SPLIT: f"{where} is not two parts with a space between",
             TEXT_NO_PART: f"{where}: both parts and what they make must be tokens",
-            TEXT_LONG_SPECIAL: f"{where} is a special or added token of more than {SPECIAL_MAX} bytes",
+            TEXT_LONG_TOKEN: f"{where} has more than {TOKEN_MAX} bytes",
         }[status])
 
     def __dealloc__(self):

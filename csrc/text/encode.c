@@ -3,6 +3,8 @@
 
 #include "internal.h"
 
+enum { KEEP = 1 << 20 }; /* bytes of room that an idle workspace may hold on to */
+
 static text_work *work_take(text_vocab *v) {
     pthread_mutex_lock(&v->lock);
     text_work *work = v->idle;
@@ -12,21 +14,52 @@ static text_work *work_take(text_vocab *v) {
 }
 
 static void work_give(text_vocab *v, text_work *work) {
+    if (work->normal.cap > KEEP) free(work->normal.v), work->normal = (text_buffer){0};
+    if (work->points.cap > KEEP / 4) free(work->points.v), work->points = (text_points){0};
     pthread_mutex_lock(&v->lock);
     work->next = v->idle;
     v->idle = work;
     pthread_mutex_unlock(&v->lock);
 }
 
-static text_status encode_all(const text_vocab *v, text_work *work, const uint8_t *p, const uint8_t *end, uint32_t hidden, text_ids *out) {
+text_status word_append(const text_vocab *v, text_work *work, text_word_model model, const uint8_t *p, size_t n, text_ids *out) {
+    text_status status = ids_grow(out, n > CACHE_IDS ? n : CACHE_IDS);
+    if (status) return status;
+    if (n > CACHE_BYTES) return model(v, p, n, out);
+    struct text_word *word = &work->cache[hash_bytes(p, n, v->seed) % CACHE_WORDS];
+    if (word->n_bytes != n || memcmp(word->bytes, p, n)) {
+        size_t start = out->n;
+        status = model(v, p, n, out);
+        if (status || out->n - start > CACHE_IDS) return status;
+        word->n_bytes = (uint8_t)n;
+        word->n_ids = (uint8_t)(out->n - start);
+        memcpy(word->bytes, p, n);
+        memcpy(word->ids, out->v + start, (out->n - start) * sizeof *out->v);
+        return TEXT_OK;
+    }
+    memcpy(out->v + out->n, word->ids, sizeof word->ids);
+    out->n += word->n_ids;
+    return TEXT_OK;
+}
+
+static text_status encode_fragment(const text_vocab *v, text_work *work, const uint8_t *p, const uint8_t *end, int first,
+                                   text_ids *out) {
+    switch (v->model) {
+    case MODEL_BPE: return bpe_encode(v, work, p, end, out);
+    case MODEL_SPM: return spm_encode(v, work, p, end, first, out);
+    case MODEL_WORDPIECE: return wordpiece_encode(v, work, p, end, out);
+    }
+    return TEXT_OK;
+}
+
+static text_status encode_all(const text_vocab *v, text_work *work, const uint8_t *p, const uint8_t *end, uint32_t hidden,
+                              text_ids *out) {
     text_status status = TEXT_OK;
-    while (!status && p < end) {
-        uint32_t length = 0;
-        int32_t id = -1;
-        const uint8_t *special = trie_find(&v->specials, p, end, v->types, hidden, &length, &id);
-        if (special > p) status = bpe_encode(v, work, p, special, out);
-        if (!status && special < end) status = ids_push(out, id);
-        p = special + length;
+    for (const uint8_t *text = p; !status && p < end;) {
+        text_match match = special_find(v, p, end, hidden);
+        if (match.start > p) status = encode_fragment(v, work, p, match.start, p == text, out);
+        if (!status && match.start < end) status = ids_push(out, match.id);
+        p = match.stop;
     }
     return status;
 }

@@ -10,17 +10,6 @@
 enum { SHORT = 64 };
 static const int32_t NO_RANK = INT32_MAX;
 
-text_status merges_new(text_merges *merges, size_t n, uint64_t seed) {
-    size_t slots = 16;
-    while (slots < 2 * n) slots *= 2;
-    merges->slot = malloc(slots * sizeof *merges->slot);
-    if (!merges->slot) return TEXT_NOMEM;
-    for (size_t i = 0; i < slots; i++) merges->slot[i].left = -1;
-    merges->mask = slots - 1;
-    merges->seed = seed;
-    return TEXT_OK;
-}
-
 void merges_free(text_merges *merges) { free(merges->slot); }
 
 static inline text_merge *find(const text_merges *merges, int32_t left, int32_t right) {
@@ -31,11 +20,29 @@ static inline text_merge *find(const text_merges *merges, int32_t left, int32_t 
     }
 }
 
-int merges_insert(text_merges *merges, int32_t left, int32_t right, int32_t rank, int32_t id) {
-    text_merge *slot = find(merges, left, right);
-    if (slot->left >= 0) return 0;
-    *slot = (text_merge){left, right, rank, id};
-    return 1;
+static text_status resize(text_merges *merges, size_t slots) {
+    text_merges bigger = {malloc(slots * sizeof *bigger.slot), slots - 1, merges->seed, merges->n};
+    if (!bigger.slot) return TEXT_NOMEM;
+    for (size_t i = 0; i < slots; i++) bigger.slot[i].left = -1;
+    for (size_t i = 0; merges->slot && i <= merges->mask; i++)
+        if (merges->slot[i].left >= 0) *find(&bigger, merges->slot[i].left, merges->slot[i].right) = merges->slot[i];
+    free(merges->slot);
+    *merges = bigger;
+    return TEXT_OK;
+}
+
+text_status merges_new(text_merges *merges, uint64_t seed) {
+    *merges = (text_merges){.seed = seed};
+    return resize(merges, 1024);
+}
+
+text_status merges_insert(text_merges *merges, text_merge merge) {
+    if (2 * merges->n > merges->mask && resize(merges, 2 * (merges->mask + 1))) return TEXT_NOMEM;
+    text_merge *slot = find(merges, merge.left, merge.right);
+    if (slot->left >= 0) return TEXT_OK;
+    *slot = merge;
+    merges->n++;
+    return TEXT_OK;
 }
 
 static inline int32_t rank_of(const text_merges *merges, int32_t left, int32_t right) {
@@ -135,4 +142,34 @@ text_status merges_apply(const text_merges *merges, int32_t *ids, size_t *n) {
     if (*n > SHORT) return apply_long(merges, ids, n);
     *n = apply_short(merges, ids, *n);
     return TEXT_OK;
+}
+
+/* ---- the merges of a file -------------------------------------------------------------------------------------------------- */
+
+/* merges[at] = "left right". The first character of a part may be a space (the names of some vocabularies contain spaces), so the
+ * cut is at the first space after it. */
+static text_status read_merge(text_vocab *v, text_bytes merge, int32_t rank, uint8_t *joined) {
+    const uint8_t *space = merge.n > 1 ? memchr(merge.p + 1, ' ', merge.n - 1) : NULL;
+    if (!space || space + 1 == merge.p + merge.n) return TEXT_NO_SPLIT;
+    text_bytes left = {merge.p, (uint32_t)(space - merge.p)}, right = {space + 1, merge.n - left.n - 1}, both = {joined, merge.n - 1};
+    memcpy(joined, left.p, left.n);
+    memcpy(joined + left.n, right.p, right.n);
+    int32_t left_id = table_find(&v->by_name, left), right_id = table_find(&v->by_name, right), id = table_find(&v->by_name, both);
+    if (left_id < 0 || right_id < 0 || id < 0) return TEXT_NO_PART;
+    if (!token_is_plain(v, id)) return TEXT_OK; /* plain text must not merge into a control token */
+    return merges_insert(&v->merges, (text_merge){left_id, right_id, rank, id});
+}
+
+text_status merges_read(text_vocab *v, const text_spec *spec, text_error *error) {
+    uint32_t longest = 0;
+    for (int64_t i = 0; i < spec->n_merges; i++)
+        if (spec->merges[i].n > longest) longest = spec->merges[i].n;
+    uint8_t *joined = malloc((size_t)longest + 1);
+    text_status status = joined ? merges_new(&v->merges, v->seed) : TEXT_NOMEM;
+    for (int64_t i = 0; !status && i < spec->n_merges; i++) {
+        error->at = i;
+        status = read_merge(v, spec->merges[i], (int32_t)i, joined);
+    }
+    free(joined);
+    return status;
 }

@@ -99,7 +99,7 @@ static const uint8_t *qwen2(const uint8_t *p, const uint8_t *end) { return gpt4(
 
 enum { IGNORE_MERGES = 1, NFC = 2, ADD_BOS = 4 };
 static const text_pre PRE[] = {
-#define PRE(name, flags, ...) {name, {__VA_ARGS__}, (flags) & IGNORE_MERGES, (flags) & NFC, (flags) & ADD_BOS},
+#define PRE(name, flags, ...) {name, {__VA_ARGS__}, !!((flags) & IGNORE_MERGES), !!((flags) & NFC), !!((flags) & ADD_BOS)},
 #include "pre.def"
 #undef PRE
 };

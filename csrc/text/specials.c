@@ -1,9 +1,10 @@
 /* specials.c: finding the tokens that stand in texts as themselves (special and added tokens): a trie over bytes, walked from every
- * place where some token could begin; leftmost match first, of those the longest. Tokens have at most SPECIAL_MAX bytes, which
+ * place where some token could begin; leftmost match first, of those the longest. Tokens have at most TOKEN_MAX bytes, which
  * bounds the work per byte of text. */
 #include <stdlib.h>
 
 #include "internal.h"
+#include "unicode.h"
 
 text_status trie_new(text_trie *trie, uint64_t seed) {
     *trie = (text_trie){.edge = calloc(64, sizeof *trie->edge), .mask = 63, .seed = seed, .n_nodes = 1};
@@ -48,22 +49,44 @@ text_status trie_insert(text_trie *trie, text_bytes token, int32_t id) {
     return TEXT_OK;
 }
 
-const uint8_t *trie_find(const text_trie *trie, const uint8_t *p, const uint8_t *end, const uint8_t *types, uint32_t hidden, uint32_t *n,
-                         int32_t *id) {
-    for (; p < end; p++) {
-        if (!trie->first[*p]) continue;
-        *id = -1;
-        int32_t node = 0;
-        for (const uint8_t *q = p; q < end; q++) {
-            const struct text_edge *edge = edge_of(trie, node, *q);
-            if (!edge->child) break;
-            node = edge->child;
-            if (edge->token >= 0 && !(hidden >> types[edge->token] & 1)) {
-                *id = edge->token;
-                *n = (uint32_t)(q + 1 - p);
-            }
-        }
-        if (*id >= 0) return p;
+/* the longest token at p whose type is not hidden; its length, 0 for none */
+static uint32_t longest_at(const text_vocab *v, const uint8_t *p, const uint8_t *end, uint32_t hidden, int32_t *id) {
+    uint32_t found = 0;
+    int32_t node = 0;
+    for (const uint8_t *q = p; q < end; q++) {
+        const struct text_edge *edge = edge_of(&v->specials, node, *q);
+        if (!edge->child) break;
+        node = edge->child;
+        if (edge->token < 0 || hidden >> v->types[edge->token] & 1) continue;
+        *id = edge->token;
+        found = (uint32_t)(q + 1 - p);
     }
-    return end;
+    return found;
+}
+
+static const uint8_t *back(const uint8_t *p) {
+    do p--;
+    while ((*p & 0xc0) == 0x80);
+    return p;
+}
+
+static int is_word_char(uint32_t class) { return (class & (CLASS_LETTER | CLASS_MARK | CLASS_ND | CLASS_NL | CLASS_PC)) != 0; }
+
+text_match special_find(const text_vocab *v, const uint8_t *p, const uint8_t *end, uint32_t hidden) {
+    int n;
+    for (const uint8_t *at = p; at < end; at++) {
+        if (!v->specials.first[*at]) continue;
+        text_match match = {at, at, -1};
+        match.stop += longest_at(v, at, end, hidden, &match.id);
+        if (match.stop == at) continue;
+        int strips = v->strips ? v->strips[match.id] : 0;
+        int joined = (at > p && is_word_char(class_at(back(at), end, &n))) || is_word_char(class_at(match.stop, end, &n));
+        if (strips & WHOLE_WORD && joined) continue;
+        if (strips & STRIP_LEFT)
+            while (match.start > p && class_at(back(match.start), end, &n) & CLASS_SPACE) match.start = back(match.start);
+        if (strips & STRIP_RIGHT)
+            while (class_at(match.stop, end, &n) & CLASS_SPACE) match.stop += n;
+        return match;
+    }
+    return (text_match){end, end, -1};
 }

@@ -73,6 +73,17 @@ static uint32_t spell_bytes(text_bytes name, uint8_t *dst) {
     return n;
 }
 
+/* the text of a token that writes spaces as U+2581 */
+static uint32_t spell_spaces(text_bytes name, uint8_t *dst) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < name.n; n++) {
+        int space = name.n - i >= 3 && !memcmp(name.p + i, "\xe2\x96\x81", 3);
+        dst[n] = space ? ' ' : name.p[i];
+        i += space ? 3 : 1;
+    }
+    return n;
+}
+
 static int hex_digit(uint8_t c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
 
 /* the byte that "<0xHH>" names, or -1 */
@@ -93,6 +104,8 @@ static int64_t spell(text_vocab *v, int64_t id, uint8_t *dst) {
         n = 1;
     } else if (v->model == MODEL_BPE && (v->types[id] == TOKEN_NORMAL || v->types[id] == TOKEN_UNUSED)) {
         n = spell_bytes(name, dst);
+    } else if (v->model != MODEL_BPE && token_is_plain(v, (int32_t)id)) {
+        n = spell_spaces(name, dst);
     }
     if (n == 0 && name.n) memcpy(dst, name.p, n = name.n);
     v->stands[id] = (text_bytes){dst, n};
@@ -109,7 +122,9 @@ static text_status copy_tokens(text_vocab *v, const text_spec *spec, text_error 
     v->name = malloc((size_t)v->n * sizeof *v->name + 1);
     v->stands = malloc((size_t)v->n * sizeof *v->stands + 1);
     v->types = malloc((size_t)v->n + 1);
-    if (!v->bytes || !v->name || !v->stands || !v->types) return TEXT_NOMEM;
+    v->strips = spec->strips ? malloc((size_t)v->n + 1) : NULL;
+    if (!v->bytes || !v->name || !v->stands || !v->types || (spec->strips && !v->strips)) return TEXT_NOMEM;
+    if (v->strips) memcpy(v->strips, spec->strips, (size_t)v->n);
     uint8_t *next = v->bytes;
     for (int64_t i = 0; i < v->n; i++) {
         error->at = i;
@@ -133,7 +148,7 @@ static text_status index_tokens(text_vocab *v, text_error *error) {
         error->other = table_insert(&v->by_name, (int32_t)i);
         if (error->other >= 0) return TEXT_DUPLICATE;
         if (v->types[i] == TOKEN_CONTROL || v->types[i] == TOKEN_USER_DEFINED || v->types[i] == TOKEN_UNKNOWN) {
-            if (v->name[i].n > SPECIAL_MAX) return TEXT_LONG_SPECIAL;
+            if (v->name[i].n > TOKEN_MAX) return TEXT_LONG_TOKEN;
             status = trie_insert(&v->specials, v->name[i], (int32_t)i);
         }
     }
@@ -149,12 +164,22 @@ static void find_single_bytes(text_vocab *v) {
     }
 }
 
+static text_status prepare(text_vocab *v, const text_spec *spec, text_error *error) {
+    if (v->model == MODEL_WORDPIECE) return TEXT_OK;
+    if (v->model == MODEL_SPM) return spm_prepare(v, spec, error);
+    text_status status = merges_read(v, spec, error);
+    return status ? status : bpe_prepare(v);
+}
+
 text_status text_vocab_new(const text_spec *spec, text_vocab **out, text_error *error) {
     text_vocab *v = calloc(1, sizeof *v);
     *out = NULL;
     if (!v) return TEXT_NOMEM;
     pthread_mutex_init(&v->lock, NULL);
     v->model = spec->model;
+    v->flags = spec->flags;
+    v->nfc = spec->nfc;
+    v->ignore_merges = spec->ignore_merges;
     v->n = spec->n_tokens;
     v->seed = spec->seed;
     v->pre = spec->pre;
@@ -163,7 +188,7 @@ text_status text_vocab_new(const text_spec *spec, text_vocab **out, text_error *
     if (!status) status = index_tokens(v, error);
     if (!status) {
         find_single_bytes(v);
-        status = bpe_prepare(v, spec, error);
+        status = prepare(v, spec, error);
     }
     if (status) {
         text_vocab_free(v);
@@ -178,12 +203,16 @@ void text_vocab_free(text_vocab *v) {
     while (v->idle) {
         text_work *work = v->idle;
         v->idle = work->next;
+        free(work->normal.v);
+        free(work->word.v);
+        free(work->points.v);
         free(work);
     }
     free(v->bytes);
     free(v->name);
     free(v->stands);
     free(v->types);
+    free(v->strips);
     free(v->by_name.entry);
     free(v->by_bytes.entry);
     trie_free(&v->specials);

@@ -29,7 +29,7 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, at_start: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
-        self._strip_space = at_start and tokenizer.add_space_prefix
+        self._strip_space = at_start and tokenizer.leading_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:

@@ -1,70 +1,81 @@
 """The tokenizer of a model: text to token ids and back, from GGUF metadata.
 
-The work is done in C (csrc/text); here the metadata is read and checked, and special tokens are added. Byte-level BPE follows
-Radford et al. 2019; ids equal those of llama.cpp and of Hugging Face `tokenizers` for the same vocabulary.
+The work is done in C (csrc/text); here special tokens are added. Ids equal those of llama.cpp and of Hugging Face
+`tokenizers` for the same vocabulary.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from llmq import _text
-from llmq.errors import FormatError, UnsupportedError, quoted
+from llmq.errors import FormatError
 from llmq.formats.checkpoint import MetaValue
+from llmq.text.metadata import VocabMetadata
 from llmq.text.specials import end_of_generation
 
 __all__ = ["Tokenizer"]
 
-log = logging.getLogger(__name__)
-
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
-_HIDDEN = 1 << _UNKNOWN | 1 << _CONTROL  # token types that a text does not show
+_HIDDEN = 1 << 2 | 1 << 3  # the token types that a text does not show: unknown and control
+_SPACE_PREFIX, _PREFIX_FIRST, _PREFIX_MISSING, _LOWER_CASE, _STRIP_ACCENTS = 1, 2, 4, 8, 16  # as in csrc/text/text.h
 
 
 class Tokenizer:
     """Text to token ids and back. Immutable; one may be used from many threads, and the GIL is free while it encodes.
 
-    n_vocab: number of tokens (equal to the rows of the embedding). bos_id, eos_id, unk_id, sep_id, pad_id: ids or None.
-    add_bos, add_eos,
-    add_sep: what `encode(add_special=True)` adds. stop_ids: the tokens that end a generation. chat_template: the source of
-    the model's own chat template, or None; chat_templates: others it brings, by name.
+    model, pre: tokenizer.ggml.model and .pre. n_vocab: number of tokens (the rows of the embedding). bos_id, eos_id, eot_id,
+    unk_id, sep_id, pad_id: ids or None. add_bos, add_eos, add_sep: what `encode(add_special=True)` adds. stop_ids: the tokens
+    that end a generation. chat_template: the source of the model's own chat template, or None; chat_templates: others it
+    brings, by name. leading_space: a text's first token brings a space that is no part of the text.
     """
 
     def __init__(self, metadata: Mapping[str, MetaValue], *, path: str | os.PathLike[str] | None = None) -> None:
-        read = _Metadata(metadata, path)
-        self.model = read.model()
-        tokens = read.tokens()
-        self.n_vocab = len(tokens)
-        self.bos_id, self.eos_id = read.id("bos", self.n_vocab), read.id("eos", self.n_vocab)
-        self.unk_id = read.id("unknown", self.n_vocab)
-        self.sep_id, self.pad_id = read.id("seperator", self.n_vocab), read.id("padding", self.n_vocab)
-        self.eot_id = read.id("eot", self.n_vocab)
-        named = {"eos": self.eos_id, "eot": self.eot_id, "eom": read.id("eom", self.n_vocab)}
-        types, ends = end_of_generation(tokens, read.types(self.n_vocab), named)
-        self.stop_ids = ends | read.extra_stops(self.n_vocab)
-        self.pre = read.pre()
+        read = VocabMetadata(metadata, path)
+        self.model, self.pre = read.model, read.pre
+        self.n_vocab = len(read.tokens)
+        self.bos_id, self.eos_id, self.eot_id = read.id("bos"), read.id("eos"), read.id("eot")
+        self.unk_id, self.sep_id, self.pad_id = read.id("unknown"), read.id("seperator"), read.id("padding")
+        if self.model == "bert" and "tokenizer.ggml.bos_token_id" not in metadata:
+            self.bos_id = read.id("cls") or self.bos_id
+        named = {"eos": self.eos_id, "eot": self.eot_id, "eom": read.id("eom")}
+        types, ends = end_of_generation(read.tokens, read.types(), named)
+        self.stop_ids = ends.union(read.ids("stop_token_ids"))
+        self._types = types.tobytes()
+        bert, spm = self.model == "bert", self.model == "llama"
+        self.add_bos = read.flag("ggml.add_bos_token", read.usual["add_bos"]) and self.bos_id is not None
+        self.add_eos = read.flag("ggml.add_eos_token", False) and self.eos_id is not None
+        self.add_sep = read.flag("ggml.add_sep_token", bert) and self.sep_id is not None
+        space_prefix = spm and read.flag("ggml.add_space_prefix", True)
+        self.leading_space = bert or space_prefix
+        lower = bert and read.flag("ggml.normalizer.lowercase", True)
+        chosen = {
+            _SPACE_PREFIX: space_prefix,
+            _PREFIX_FIRST: read.flag("llmq.prefix_first", False),
+            _PREFIX_MISSING: read.flag("llmq.prefix_missing", False),
+            _LOWER_CASE: lower,
+            _STRIP_ACCENTS: bert and read.flag("ggml.normalizer.strip_accents", lower),
+        }
+        scores, merges = read.scores() if spm else None, [] if bert else read.strings("merges")
+        if spm and scores is None and not merges:
+            raise read.error("tokenizer.ggml.scores is missing: a SentencePiece vocabulary needs them")
         try:
             self._vocab = _text.Vocab(
                 self.model,
-                tokens,
+                read.tokens,
                 types,
-                merges=read.strings("merges"),
+                strips=read.strips(),
+                scores=scores,
+                merges=merges,
                 pre=self.pre,
+                nfc=read.flag("llmq.nfc", read.usual["nfc"]),
+                ignore_merges=read.flag("llmq.ignore_merges", read.usual["ignore_merges"]),
+                flags=sum(bit for bit, on in chosen.items() if on),
                 unk=-1 if self.unk_id is None else self.unk_id,
             )
         except _text.VocabError as error:
             raise FormatError(str(error), path=path) from None
-        self._types = types.tobytes()
-        self.add_bos = read.flag("add_bos_token", _text.pre_tokenizers()[self.pre]) and self.bos_id is not None
-        self.add_eos = read.flag("add_eos_token", False) and self.eos_id is not None
-        self.add_sep = read.flag("add_sep_token", False) and self.sep_id is not None
-        self.add_space_prefix = False
         self.chat_template = read.text("tokenizer.chat_template")
         others = [key for key in metadata if key.startswith("tokenizer.chat_template.")]
         self.chat_templates = {key.removeprefix("tokenizer.chat_template."): read.text(key) or "" for key in others}
@@ -114,7 +125,7 @@ class Tokenizer:
         Raises IndexError for an id outside the vocabulary."""
         data = self._vocab.decode(list(ids), _HIDDEN if skip_special else 0)
         text = data.decode("utf-8", "replace")
-        return text.removeprefix(" ") if self.add_space_prefix else text
+        return text.removeprefix(" ") if self.leading_space else text
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one token stands for; no whole character, perhaps. IndexError outside the vocabulary."""
@@ -134,99 +145,3 @@ class Tokenizer:
         if id < 0:
             raise IndexError(f"token id {id} is negative")
         return bool(_HIDDEN >> self._types[id] & 1)
-
-
-class _Metadata:
-    """The keys tokenizer.* with the checks that RELIABILITY asks for; whatever is wrong is a FormatError that names the key."""
-
-    def __init__(self, metadata: Mapping[str, MetaValue], path: str | os.PathLike[str] | None) -> None:
-        self.metadata = metadata
-        self.path = path
-
-    def error(self, message: str) -> FormatError:
-        return FormatError(message, path=self.path)
-
-    def text(self, key: str) -> str | None:
-        value = self.metadata.get(key)
-        if value is not None and not isinstance(value, str):
-            raise self.error(f"{key} must be a string, not {quoted(value)}")
-        return value
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.metadata.get(f"tokenizer.ggml.{name}", default)
-        if not isinstance(value, bool | np.bool_):
-            raise self.error(f"tokenizer.ggml.{name} must be a bool, not {quoted(value)}")
-        return bool(value)
-
-    def model(self) -> str:
-        model = self.text("tokenizer.ggml.model")
-        if model is None:
-            raise self.error("tokenizer.ggml.model is missing: this file holds no vocabulary")
-        if model != "gpt2":
-            raise UnsupportedError(f"tokenizer.ggml.model is {quoted(model)}; supported: 'gpt2'", path=self.path)
-        return model
-
-    def pre(self) -> str:
-        pre = self.text("tokenizer.ggml.pre")
-        if pre is None:
-            log.warning("tokenizer.ggml.pre is missing; taken as 'default', which may differ from the original tokenizer")
-            pre = "default"
-        known = _text.pre_tokenizers()
-        if pre not in known:
-            names = ", ".join(sorted(known))
-            raise UnsupportedError(f"tokenizer.ggml.pre is {quoted(pre)}; supported: {names}", path=self.path)
-        return pre
-
-    def strings(self, name: str) -> list[str]:
-        value = self.metadata.get(f"tokenizer.ggml.{name}", [])
-        if not isinstance(value, list):
-            raise self.error(f"tokenizer.ggml.{name} must be an array of strings")
-        return value  # type: ignore[return-value]  # the elements are checked where they are read, in C
-
-    def tokens(self) -> list[str]:
-        tokens = self.strings("tokens")
-        if not 1 <= len(tokens) <= 2**24:
-            raise self.error(f"tokenizer.ggml.tokens has {len(tokens)} tokens; expected 1 to {2**24}")
-        return tokens
-
-    def numbers(self, name: str, n: int) -> npt.NDArray[np.float64] | None:
-        value = self.metadata.get(f"tokenizer.ggml.{name}")
-        if value is None:
-            return None
-        array: npt.NDArray[np.float64] = np.asarray(value)
-        if array.dtype.kind not in "iuf" or array.shape != (n,):
-            found = f"shape {array.shape} of {array.dtype}"
-            raise self.error(f"tokenizer.ggml.{name} must be {n} numbers, one per token; found {found}")
-        return array
-
-    def types(self, n: int) -> npt.NDArray[np.uint8]:
-        types = self.numbers("token_type", n)
-        if types is None:
-            return np.full(n, _NORMAL, np.uint8)
-        bad = np.flatnonzero((types < 0) | (types > 6))
-        if bad.size:
-            raise self.error(f"tokenizer.ggml.token_type[{bad[0]}] is {types[bad[0]]}; expected 0 to 6")
-        result = types.astype(np.uint8)
-        result[result == 0] = _NORMAL  # 0 is "undefined"
-        return result
-
-    def id(self, name: str, n: int) -> int | None:
-        key = f"tokenizer.ggml.{name}_token_id"
-        value = self.metadata.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise self.error(f"{key} must be a token id, not {quoted(value)}")
-        if 0 <= value < n:
-            return int(value)
-        if name in ("bos", "eos", "unknown"):
-            raise self.error(f"{key} is {value}, but the vocabulary has {n} tokens")
-        log.warning("%s is %s, but the vocabulary has %d tokens; it is not used", key, value, n)
-        return None
-
-    def extra_stops(self, n: int) -> frozenset[int]:
-        """tokenizer.llmq.stop_token_ids: the end tokens of generation_config.json, which GGUF has no key for."""
-        value = np.asarray(self.metadata.get("tokenizer.llmq.stop_token_ids", np.zeros(0, np.int32)))
-        if value.ndim != 1 or value.dtype.kind not in "iu" or ((value < 0) | (value >= n)).any():
-            raise self.error(f"tokenizer.llmq.stop_token_ids must be token ids below {n}")
-        return frozenset(value.tolist())
