@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
+from kernel_cases import level  # noqa: F401
 from tiny import LLAMA, checkpoint, llama_shapes, quantized
 
 from llmq.arch import build_tape
 from llmq.engine import ops
 from llmq.engine.base import Engine
-from llmq.engine.compare import compare_ops
+from llmq.engine.compare import compare, compare_ops
 from llmq.engine.ops import OPS, Array
 from llmq.engine.reference import ReferenceEngine
 from llmq.formats.checkpoint import Checkpoint, Tensor
@@ -99,3 +100,20 @@ def test_quantized_activations_are_within_the_bounds(qtype: QuantType, monkeypat
     tape = build_tape(model)
     assert compare_ops(tape, model.tensors, TOKENS, Rounding).first is None
     assert compare_ops(tape, model.tensors, TOKENS, single).first is None
+
+
+@pytest.mark.parametrize(
+    ("qtype", "kv_type"), [*((t, "bf16") for t in QuantType), (QuantType.Q4_K, "f16"), (QuantType.Q4_K, "f32")]
+)
+def test_native_engine_agrees_at_every_level(level: str, qtype: QuantType, kv_type: str) -> None:  # noqa: F811
+    metadata = {
+        **LLAMA,
+        "llama.embedding_length": 256,
+        "llama.feed_forward_length": 512,
+        "llama.block_count": 1,
+        "llama.attention.sliding_window": 21,
+    }
+    model = quantized(checkpoint(metadata, llama_shapes(d=256, layers=1, ff=512, kv=128)), qtype)
+    found = compare(model, TOKENS, kv_type=kv_type)
+    assert found.first is None, found
+    assert {op.rows for op in found.ops} == {len(TOKENS), 1}

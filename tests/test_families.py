@@ -3,7 +3,9 @@ batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,18 @@ from tiny import batch, write_gguf
 
 from llmq.arch import build_tape, family_of_config
 from llmq.engine.base import Batch, Engine
+from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
 from llmq.errors import FormatError, UnsupportedError
 from llmq.formats import open_checkpoint
-from llmq.formats.checkpoint import Checkpoint
+from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.graph.tape import KIND_NAMES, Tape
 
 Logits = npt.NDArray[np.float32]
+ENGINES: list[Callable[[Tape, Mapping[str, Tensor]], Engine]] = [
+    ReferenceEngine,
+    partial(NativeEngine, n_threads=2, kv_type="f32"),
+]
 
 
 def whole(engine: Engine, golden: Golden) -> list[Logits]:
@@ -79,12 +86,14 @@ def test_golden(name: str, tmp_path: Path) -> None:
         exact, bound = rounding(tape, model, golden)
         assert bound < 1e-3
         assert distance([logits for _, logits in golden.sequences], exact) <= bound
-        with ReferenceEngine(tape, model.tensors) as engine:
-            for way in (whole, stepwise, mixed):
-                assert distance(way(engine, golden), exact) <= bound
+        for make in ENGINES:
+            with make(tape, model.tensors) as engine:
+                for way in (whole, stepwise, mixed):
+                    assert distance(way(engine, golden), exact) <= bound, (make, way)
         with open_checkpoint(write_gguf(model, tmp_path / "model.gguf")) as file:
-            engine = ReferenceEngine(build_tape(file), file.tensors)
-            assert distance(whole(engine, golden), exact) <= bound
+            for make in ENGINES:
+                with make(build_tape(file), file.tensors) as engine:
+                    assert distance(whole(engine, golden), exact) <= bound, make
 
 
 def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape:

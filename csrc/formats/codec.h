@@ -63,6 +63,20 @@ static inline void llmq_pack_fives(const uint8_t q[32], uint8_t qh[4], uint8_t q
     }
 }
 
-extern const int8_t llmq_iq4_levels[16]; /* the codebook of IQ4_NL and IQ4_XS (iq4_nl.c) */
+/* IQ4_NL and IQ4_XS: nibbles as above, places in this codebook (iq4_nl.c); q is the level there plus 128. */
+extern const int8_t llmq_iq4_levels[16];
+
+static inline void llmq_unpack_iq4(const uint8_t qs[16], uint8_t q[32]) {
+    llmq_unpack_nibbles(qs, q);
+    for (int l = 0; l < 32; l++) q[l] = (uint8_t)(llmq_iq4_levels[q[l]] + 128);
+}
+
+static inline void llmq_pack_iq4(const uint8_t q[32], uint8_t qs[16]) {
+    uint8_t place[32] = {0};
+    for (int i = 1; i < 16; i++) {
+        for (int l = 0; l < 32; l++) place[l] += q[l] >= llmq_iq4_levels[i] + 128;
+    }
+    llmq_pack_nibbles(place, qs);
+}
 
 #endif

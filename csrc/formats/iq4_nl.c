@@ -21,8 +21,8 @@ static void iq4_nl_dequantize(const void *src, float *dst, int64_t n) {
     for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
         const float d = llmq_load_f16(b->d);
         uint8_t q[32];
-        llmq_unpack_nibbles(b->qs, q);
-        for (int j = 0; j < 32; j++) dst[j] = d * (float)llmq_iq4_levels[q[j]];
+        llmq_unpack_iq4(b->qs, q);
+        for (int j = 0; j < 32; j++) dst[j] = d * (float)(q[j] - 128);
     }
 }
 
@@ -30,10 +30,10 @@ static void iq4_nl_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t
     (void)m;
     block_iq4_nl *b = (block_iq4_nl *)block;
     llmq_store_u16(b->d, d);
-    llmq_pack_nibbles(level, b->qs);
+    llmq_pack_iq4(level, b->qs);
 }
 
-static const s32_shape iq4_nl_shape = {.codebook = llmq_iq4_levels, S32_IQ4_STARTS};
+static const s32_shape iq4_nl_shape = {.lo = -128, .codebook = llmq_iq4_levels, S32_IQ4_STARTS};
 
 static llmq_status iq4_nl_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return s32_quantize(&iq4_nl_shape, iq4_nl_pack, sizeof(block_iq4_nl), src, dst, n, weight);
@@ -41,9 +41,7 @@ static llmq_status iq4_nl_quantize(const float *src, void *dst, int64_t n, const
 
 static void iq4_nl_levels(const void *block, llmq_levels *out) {
     const block_iq4_nl *b = block;
-    uint8_t q[32];
-    llmq_unpack_nibbles(b->qs, q);
-    for (int j = 0; j < 32; j++) out->q[j] = (uint8_t)(llmq_iq4_levels[q[j]] + 128);
+    llmq_unpack_iq4(b->qs, out->q);
     out->sc[0] = 1;
     out->m[0] = 0;
     out->d = llmq_load_f16(b->d);

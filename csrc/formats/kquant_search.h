@@ -1,6 +1,6 @@
-/* kquant_search.h: choosing the integers and scales of the 256-weight K types, which all are
+/* kquant_search.h: choosing the integers and scales of the types of 256 weights with scaled groups (K types, IQ4_XS), which all are
  *
- *     w[i] = D * sc[g] * q[i]  -  M * m[g]         g = i / group; D, M binary16; sc, m, q small integers
+ *     w[i] = D * sc[g] * q[i]  -  M * m[g]         g = i / group; D, M binary16; sc, m, q small integers (q perhaps of a codebook)
  *
  * The search is described in kquant_search.inc; the NumPy codecs (llmq/quant/kquants.py) do the same, bit for bit. */
 #ifndef LLMQ_FORMATS_KQUANT_SEARCH_H
@@ -14,6 +14,7 @@ typedef struct kq_shape {
     int32_t group;          /* weights per group: 16 or 32; 256 / group groups make a block */
     int32_t off;            /* stored level = q + off */
     float qlo, qhi;         /* range of q */
+    const int8_t *codebook; /* 16 ascending q, of a type without minima; or NULL: the integers of the range */
     float slo, shi;         /* range of sc */
     float mhi;              /* range of m is 0..mhi; 0: the type has no minima, and its scales have a sign */
     /* Stage one rounds each group from these: with minima, levels that the group's range is spread over; without, the (signed)

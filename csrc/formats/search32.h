@@ -11,7 +11,7 @@
 enum { S32_LANES = 16, S32_MAX_STARTS = 32 };
 
 typedef struct s32_shape {
-    float lo, hi;               /* the integer levels; unused with a codebook */
+    float lo, hi;               /* the integer levels; of a codebook, what counts as level 0, and unused */
     const int8_t *codebook;     /* 16 ascending levels, or NULL */
     int32_t has_min, starts;
     /* First guesses of the scale. Without a minimum: the level (not only an integer, not only within range) that the weight of
@@ -27,7 +27,7 @@ typedef struct s32_shape {
 #define S32_IQ4_STARTS .starts = 16, .start = { \
     {-127}, {-115}, {-121}, {-133}, {-139}, {-145}, {-109}, {-151}, {113}, {101}, {107}, {119}, {125}, {131}, {95}, {137}}
 
-/* S32_LANES blocks: level[i] is what is stored less lo, or the place in the codebook. */
+/* S32_LANES blocks: level[i] is counted from lo. */
 typedef struct s32_fit {
     uint8_t level[S32_LANES][32];
     float d[S32_LANES], m[S32_LANES];

@@ -3,13 +3,10 @@
 u = 2^-24 is the rounding of float32, b = 2^-9 that of bfloat16; sums of k terms lose at most k roundings of the sum of
 magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sides, so only what the op itself does counts:
 
-    MATMUL     float weights: float32 sums. Quantized weights: activations are rounded to integers of dx = max|x|/127 per 32
-    columns,
-               half a dx each. From TILES_FROM rows on, a level with a tile unit may multiply in bfloat16 instead, every
-               type but F32.
+    MATMUL     by the way the matmul driver goes: float32 sums ("floats"); activations rounded to integers, half a step of
+               dx = max|x| / 127 per 32 columns each ("x8"); both operands rounded to bfloat16 ("tiles")
     ATTN       queries, keys, values and softmax weights are rounded to the type of the cache; an error d of every score
-    changes each
-               weight by a factor within exp(2d)
+               changes each weight by a factor within exp(2d)
     functions  exp, tanh, erf, sin, cos: FUNCTION of their argument's magnitude, which is what the kernels promise
 """
 
@@ -21,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from llmq import _native
 from llmq.engine.ops import Array, activation
 from llmq.graph.tape import ACTIVATIONS, Op
 from llmq.quant.types import QuantType
@@ -30,7 +28,6 @@ __all__ = ["Case", "bound"]
 U = 2.0**-24
 B = 2.0**-9
 FUNCTION = 2.0**-20
-TILES_FROM = 32
 _KV_ROUNDING = {QuantType.F32: U, QuantType.F16: 2.0**-11, QuantType.BF16: B}
 _F16_TINY = 2.0**-25
 
@@ -38,15 +35,13 @@ _F16_TINY = 2.0**-25
 @dataclass(frozen=True)
 class Case:
     """An op that ran alone: float64 inputs (tokens, width), the exact output, its weights dequantized, the type of w0 in
-    the file, the rows that went through the kernel at once, and for ATTN the keys and values (positions, width), each
-    token's position and the cache's type."""
+    the file, each token's position, and for ATTN the keys and values (positions, width) and the cache's type."""
 
     op: Op
     inputs: list[Array]
     exact: Array
     weights: list[Array]
     type: QuantType
-    rows: int
     keys: Array | None = None
     values: Array | None = None
     positions: npt.NDArray[np.int32] | None = None
@@ -98,17 +93,16 @@ def _matmul(case: Case) -> Array:
     sums: Array = (k + 4) * U * products
     if len(case.weights) > 1:
         sums = sums + 2 * U * (products + abs(case.weights[1]))
-    bf16: Array = 2 * B * (1 + B) * products + sums
-    if case.type.is_float:
-        return bf16 if case.rows >= TILES_FROM and case.type is not QuantType.F32 else sums
-    # Per 32 columns: half a step of every activation, and float32 sums of whole groups, whose minima may cancel.
-    most_x = abs(x).reshape(len(x), k // 32, 32).max(axis=2)
-    grouped = w.reshape(len(w), k // 32, 32)
-    steps = most_x / 254 @ grouped.sum(axis=2).T
-    x8: Array = steps * (1 + 2.0**-8) + (k / 32 + 16) * U * (most_x @ (4 * 32 * grouped.max(axis=2)).T) + sums
-    if case.rows >= TILES_FROM:
-        return np.asarray(np.maximum(x8, bf16))
-    return x8
+    path = _native.matmul_kind(int(case.type), len(w), k, len(x))
+    if path == "tiles":
+        sums = sums + 2 * B * (1 + B) * products
+    elif path == "x8":
+        # half a step of every activation, and float32 sums of whole groups, whose minima may cancel
+        most_x = abs(x).reshape(len(x), k // 32, 32).max(axis=2)
+        grouped = w.reshape(len(w), k // 32, 32)
+        steps = most_x / 254 @ grouped.sum(axis=2).T
+        sums = sums + steps * (1 + 2.0**-8) + (k / 32 + 16) * U * (most_x @ (4 * 32 * grouped.max(axis=2)).T)
+    return sums
 
 
 def _rope(case: Case) -> Array:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from llmq.arch import build_tape
 from llmq.engine.base import Batch, Engine
 from llmq.engine.bounds import Case, bound
+from llmq.engine.native import NativeEngine
 from llmq.engine.ops import Array
 from llmq.engine.reference import ReferenceEngine
 from llmq.formats import open_checkpoint
@@ -91,8 +92,6 @@ def compare(
     if not isinstance(model, Checkpoint):
         with open_checkpoint(model) as opened:
             return compare(opened, tokens, kv_type=kv_type, n_threads=n_threads)
-
-    from llmq.engine.native import NativeEngine  # noqa: PLC0415
 
     def native(tape: Tape, tensors: Mapping[str, Tensor]) -> Engine:
         return NativeEngine(tape, tensors, n_threads=n_threads, kv_type=kv_type, n_batch=max(len(tokens), 1))
@@ -206,7 +205,6 @@ class _Single:
             exact=exact,
             weights=weights,
             type=self.tape.weights[self.weights[0]].type if weights else QuantType.F32,
-            rows=len(exact),
             keys=keys,
             values=values,
             positions=self.tokens[start:],

@@ -198,7 +198,7 @@ class NativeEngine:
                 available = available_memory()
                 if growth > available:
                     raise OutOfMemoryError("the sequences cannot grow", required=growth, available=available)
-            logits = np.empty((len(batch.outputs), self.n_vocab), np.float32)
+            logits = np.empty((len(batch.outputs), self.tape.width), np.float32)
             core.arm()
             call = partial(core.run, batch.tokens, batch.positions, numbers, batch.outputs, logits)
             if len(batch.tokens) * self.weight_bytes > LONG_RUN and threading.current_thread() is threading.main_thread():

@@ -60,7 +60,7 @@ cdef class EngineCore:
 
     cdef llmq_engine *engine
     cdef llmq_kv *kv
-    cdef int32_t n_weights, n_vocab
+    cdef int32_t n_weights, n_vocab, width
     cdef dict kept
 
     def __cinit__(self, ops, values, int n_weights, int result, int n_vocab, int kv_type, int n_batch, int n_threads):
@@ -70,7 +70,7 @@ cdef class EngineCore:
             result, kv_type, n_batch, n_threads)
         check_status(status, f"an engine of {n_threads} threads")
         self.kv = llmq_engine_kv(self.engine)
-        self.n_weights, self.n_vocab = n_weights, n_vocab
+        self.n_weights, self.n_vocab, self.width = n_weights, n_vocab, values["width"][result]
         self.kept = {}
 
     def __dealloc__(self):
@@ -165,7 +165,7 @@ cdef class EngineCore:
         cdef llmq_status status
         cdef float none
         cdef float *out = &logits[0, 0] if b.n_out else &none
-        if b.n <= 0 or logits.shape[0] != b.n_out or logits.shape[1] != self.n_vocab:
+        if b.n <= 0 or logits.shape[0] != b.n_out or logits.shape[1] != self.width:
             raise ValueError("run: arrays of different lengths")
         check_status(llmq_engine_check(self.engine, &b, self.n_vocab), "run")
         check_status(llmq_engine_prepare(self.engine, &b), f"a batch of {b.n} tokens")

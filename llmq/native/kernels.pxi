@@ -43,6 +43,13 @@ def packed_bytes(int32_t type, int64_t n, int64_t k, int64_t experts=1):
     return c.strips * c.strip_bytes * experts
 
 
+def matmul_kind(int32_t type, int64_t n, int64_t k, int64_t m):
+    """How a matmul of m rows with a matrix [n][k] prepares its activations: "floats", "x8" or "tiles" (csrc/ops/matmul.c)."""
+    cdef llmq_packed c
+    check_status(llmq_pack_plan(&c, type, n, k, 1), f"packing type {type}, {n} x {k}")
+    return ("floats", "x8", "tiles")[llmq_matmul_kind(&c, m)]
+
+
 cdef class Packed:
     """A weight matrix [experts][n][k] in the kernels' layout (csrc/pack.c). `data` is uint8 (nbytes,), 64-byte aligned; the caller may
     bring it (`packed_bytes` long)."""
@@ -71,8 +78,8 @@ cdef class Packed:
         return self.c.experts, self.c.n, self.c.k
 
     def kind(self, int64_t m):
-        """How the activations of m rows are prepared: "floats", "x8" or "tiles" (csrc/ops/matmul.c)."""
-        return ("floats", "x8", "tiles")[llmq_matmul_kind(&self.c, m)]
+        """`matmul_kind` of this matrix."""
+        return matmul_kind(self.c.type, self.c.n, self.c.k, m)
 
     def scratch_bytes(self, int64_t m, int n_threads=1):
         return llmq_matmul_scratch(&self.c, m, n_threads)

@@ -26,7 +26,8 @@ Int8s = npt.NDArray[np.int8]
 _HOMES = {
     "llmq.quant.floats": "F32 F16 BF16",
     "llmq.quant.kquants": "Q2_K Q3_K Q4_K Q5_K Q6_K",
-    "llmq.quant.legacy": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL",
+    "llmq.quant.legacy": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0",
+    "llmq.quant.iq4": "IQ4_NL IQ4_XS",
 }
 _registry: dict[QuantType, Codec] = {}
 

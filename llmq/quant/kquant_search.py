@@ -4,9 +4,8 @@ and importances (group size, n blocks, groups)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from llmq.quant.codecs import Floats, Levels
 from llmq.quant.floats import to_f16
+from llmq.quant.lanes import divide, nearest, power, rounded, total
 
 __all__ = ["Shape", "search"]
 
@@ -32,6 +32,11 @@ class Shape:
     m: float
     step: float
     start: tuple[float, ...]
+    codebook: tuple[int, ...] = ()
+
+    def level(self, y: Floats) -> Floats:
+        """The level nearest to y."""
+        return nearest(y, *self.q, self.codebook)
 
 
 @dataclass(frozen=True)
@@ -80,32 +85,9 @@ class State(Scales):
 T = TypeVar("T", Groups, State)
 
 
-def total(terms: Iterable[Floats]) -> Floats:
-    """The sum from the first term (of an array: along its first axis) to the last, each addition rounded."""
-    return reduce(np.add, terms)
-
-
 def over_groups(values: Floats) -> Floats:
     """Sum over the groups of each block, (n, groups) to (n, 1)."""
     return total(values[:, g : g + 1] for g in range(values.shape[1]))
-
-
-def divide(a: Floats, b: Floats) -> Floats:
-    """a / b, and 0 where b is 0."""
-    none = b == 0
-    quotient: Floats = np.where(none, ZERO, a / np.where(none, ONE, b))
-    return quotient
-
-
-def rounded(values: Floats, lo: float, hi: float) -> Floats:
-    out: Floats = np.rint(np.clip(values, np.float32(lo), np.float32(hi)))
-    return out
-
-
-def power(v: Floats) -> Floats:
-    """2^floor(log2 v), at most 2^126."""
-    out: Floats = np.minimum(v.view(np.uint32) & np.uint32(0x7F800000), np.uint32(0x7E800000)).view(np.float32)
-    return out
 
 
 def half(d: Floats, back: Floats) -> Floats:
@@ -149,7 +131,7 @@ def groups(shape: Shape, p: Problem) -> Groups:
             shift = divide(np.full_like(zero, np.float32(0.5) * (np.float32(shape.q[1]) - np.float32(start))), inverse) - p.lo
         else:
             inverse, shift = divide(np.full_like(zero, start), far), zero
-        q = rounded((p.x + shift) * inverse, *shape.q)
+        q = shape.level((p.x + shift) * inverse)
         hq = p.h * q
         q1, q2, xq = total(hq), total(hq * q), total(hq * (p.x - p.mean))
         middle = q1 / p.h0 if shape.m else zero
@@ -208,7 +190,7 @@ def levels_of(shape: Shape, p: Problem, at: Scales) -> tuple[Floats, Floats]:
     """(level of each weight, residual)."""
     a = at.d * at.sc
     x = p.x + at.dmin * at.m
-    q = rounded(x * divide(np.ones_like(a), a), *shape.q)
+    q = shape.level(x * divide(np.ones_like(a), a))
     return q, x - a * q
 
 

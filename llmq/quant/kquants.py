@@ -7,19 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from llmq.quant.blocks import f16_at, f16_bytes
 from llmq.quant.codecs import Floats, Int8s, Levels, QuantizedCodec, UInt8s
 from llmq.quant.kquant_search import Shape, search
-
-
-def f16_at(blocks: UInt8s, at: int) -> Floats:
-    """The binary16 number at byte `at` of each block, float32 (n,)."""
-    value: Floats = blocks[:, at : at + 2].copy().view(np.float16)[:, 0].astype(np.float32)
-    return value
-
-
-def f16_bytes(values: Floats) -> UInt8s:
-    """float32 (n,) that binary16 holds exactly, as bytes (n, 2)."""
-    return values.astype(np.float16).view(np.uint8).reshape(-1, 2)
 
 
 def unpack_scales(raw: UInt8s) -> tuple[Int8s, UInt8s]:

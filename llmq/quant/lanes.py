@@ -10,7 +10,7 @@ import numpy as np
 from llmq.quant.codecs import Floats
 from llmq.quant.floats import to_f16
 
-__all__ = ["divide", "half", "power", "total"]
+__all__ = ["divide", "half", "nearest", "power", "rounded", "total"]
 
 
 def total(terms: Iterable[Floats]) -> Floats:
@@ -23,6 +23,21 @@ def divide(a: Floats, b: Floats) -> Floats:
     none = b == 0
     quotient: Floats = np.where(none, np.float32(0), a / np.where(none, np.float32(1), b))
     return quotient
+
+
+def rounded(values: Floats, lo: float, hi: float) -> Floats:
+    """The nearest of the integers lo..hi."""
+    out: Floats = np.rint(np.clip(values, np.float32(lo), np.float32(hi)))
+    return out
+
+
+def nearest(y: Floats, lo: float, hi: float, codebook: tuple[int, ...] = ()) -> Floats:
+    """The level nearest to y: of the integers lo..hi, or of the codebook's, where halfway belongs to the upper one."""
+    if not codebook:
+        return rounded(y, lo, hi)
+    book = np.array(codebook, np.float32)
+    out: Floats = book[np.searchsorted((book[1:] + book[:-1]) / np.float32(2), y, side="right")]
+    return out
 
 
 def power(v: Floats) -> Floats:

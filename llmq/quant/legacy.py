@@ -1,4 +1,4 @@
-"""The types of 32 weights with one scale: Q4_0, Q5_0, Q8_0, with a minimum too: Q4_1, Q5_1, and with a codebook: IQ4_NL.
+"""The types of 32 weights with one scale: Q4_0, Q5_0, Q8_0, with a minimum too: Q4_1, Q5_1.
 csrc/formats/ draws the blocks."""
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import numpy as np
 
 from llmq.quant.blocks import f16_at, f16_bytes, pack_fives, pack_nibbles, unpack_fives, unpack_nibbles
 from llmq.quant.codecs import Floats, Levels, QuantizedCodec, UInt8s
-from llmq.quant.search32 import IQ4_STARTS, MIN_STARTS, Shape, search
-
-IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+from llmq.quant.search32 import MIN_STARTS, Shape, search
 
 
 class Legacy(QuantizedCodec):
@@ -24,33 +22,26 @@ class Legacy(QuantizedCodec):
     @staticmethod
     @abstractmethod
     def unpack(bits: UInt8s) -> UInt8s:
-        """The bytes after the scales to integers, (n, 32): the level plus `off`, or its place in the codebook."""
+        """The bytes after the scales to levels plus `off`, (n, 32)."""
 
     @staticmethod
     @abstractmethod
     def pack(places: UInt8s) -> UInt8s:
-        """Places of levels, counted from the shape's lowest, to bytes."""
+        """Levels counted from the lowest one (of a codebook: plus `off`) to bytes."""
 
     def parts(self, blocks: UInt8s) -> tuple[UInt8s, Floats, Floats | None]:
-        """Integers, d and, when the type has it, m."""
+        """Levels plus `off`, d and, when the type has it, m."""
         m = f16_at(blocks, 2) if self.has_min else None
         return self.unpack(blocks[:, 4 if self.has_min else 2 :]), f16_at(blocks, 0), m
 
-    def values(self, places: UInt8s) -> Floats:
-        """The levels that the integers stand for."""
-        book = self.shape.codebook
-        out: Floats = np.array(book, np.float32)[places] if book else places.astype(np.float32) - np.float32(self.off)
-        return out
-
     def levels(self, blocks: UInt8s) -> Levels:
-        places, d, m = self.parts(blocks)
-        q = (self.values(places) + np.float32(self.off)).astype(np.uint8)
+        q, d, m = self.parts(blocks)
         return self.plain_levels(q, d, None if m is None else -m)
 
     def dequantize(self, blocks: UInt8s) -> Floats:
-        places, d, m = self.parts(blocks)
+        q, d, m = self.parts(blocks)
         with np.errstate(invalid="ignore"):
-            scaled: Floats = d[:, None] * self.values(places)
+            scaled: Floats = d[:, None] * (q.astype(np.float32) - np.float32(self.off))
             return scaled if m is None else scaled + m[:, None]
 
     def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
@@ -109,7 +100,3 @@ class Q8_0(Legacy):  # noqa: N801
     def pack(places: UInt8s) -> UInt8s:
         return places - np.full_like(places, 127)
 
-
-class IQ4_NL(Nibbles):  # noqa: N801
-    name, off = "IQ4_NL", 128
-    shape = Shape(0, 0, IQ4_STARTS, IQ4_LEVELS)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.quant.codecs import Floats, UInt8s
-from llmq.quant.lanes import divide, half, power, total
+from llmq.quant.lanes import divide, half, nearest, power, total
 
 __all__ = ["IQ4_STARTS", "MIN_STARTS", "Shape", "search"]
 
@@ -21,21 +21,17 @@ IQ4_STARTS = (-127, -115, -121, -133, -139, -145, -109, -151, 113, 101, 107, 119
 
 @dataclass(frozen=True)
 class Shape:
-    """s32_shape: the levels (lo..hi or a codebook) and the starts, with a minimum when those are pairs."""
+    """s32_shape: the levels (lo..hi; or a codebook, with lo what counts as 0) and the starts, pairs for a type with a
+    minimum."""
 
     lo: int
     hi: int
     starts: tuple[float, ...] | tuple[tuple[float, float], ...]
     codebook: tuple[int, ...] = ()
 
-    def level(self, y: Floats) -> tuple[Floats, Floats]:
-        """The level nearest to y, and its place among the levels."""
-        if not self.codebook:
-            q = np.rint(np.clip(y, np.float32(self.lo), np.float32(self.hi)))
-            return q, q - np.float32(self.lo)
-        book = np.array(self.codebook, np.float32)
-        place = sum((y >= mid).astype(np.int64) for mid in (book[1:] + book[:-1]) / np.float32(2))
-        return book[place], np.asarray(place, np.float32)
+    def level(self, y: Floats) -> Floats:
+        """The level nearest to y."""
+        return nearest(y, self.lo, self.hi, self.codebook)
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,14 @@ def gather(src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
 
 def measure(shape: Shape, x: Floats, h: Floats, d: Floats, m: Floats) -> Sums:
     """What rounding with scale d and minimum m gives; r = x - d q - m."""
-    q, _ = shape.level((x - m) * divide(np.ones_like(d), d))
+    q = shape.level((x - m) * divide(np.ones_like(d), d))
     r = x - d * q - m
     hr, hq = h * r, h * q
     return Sums(total(hr * r), total(hq), total(hq * q), total(hr), total(hr * q))
 
 
 def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Floats, Floats]:
-    """Blocks (n, 32) to (places of the levels (n, 32), d (n,), m (n,)); d and m are binary16 numbers."""
+    """Blocks (n, 32) to (levels counted from lo (n, 32), d (n,), m (n,)); d and m are binary16 numbers."""
     x, h, back = gather(src, weight)
     fore = divide(np.ones_like(back), back)
 
@@ -105,5 +101,5 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
             m = rounded(best_m + divide(s.q2 * s.r0 - s.q1 * s.rq, h0 * s.q2 - s.q1 * s.q1))
             rq = rq - (m - best_m) * s.q1
         attempt(rounded(best_d + divide(rq, s.q2)), m)
-    _, place = shape.level((x - best_m) * divide(np.ones_like(best_d), best_d))
-    return np.ascontiguousarray(place.T).astype(np.uint8), best_d * back, best_m * back
+    q = shape.level((x - best_m) * divide(np.ones_like(best_d), best_d))
+    return np.ascontiguousarray(q.T - np.float32(shape.lo)).astype(np.uint8), best_d * back, best_m * back
