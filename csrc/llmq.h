@@ -64,6 +64,16 @@ typedef struct llmq_codec {
 
 const llmq_codec *llmq_codec_of(int32_t type); /* NULL for an unknown id */
 
+/* rows of k weights from one type to another (csrc/formats/convert.c) and the sums of squares of what is lost and of what was there;
+ * weight: importance of each column, or NULL; scratch: 2 k floats; bad: index of the first NaN or infinity on LLMQ_ERR_NONFINITE */
+typedef struct llmq_conversion {
+    double error, square;
+    int64_t bad;
+} llmq_conversion;
+
+llmq_status llmq_convert(const llmq_codec *from, const void *src, const llmq_codec *to, void *dst, int64_t rows, int64_t k,
+                         const float *weight, float *scratch, llmq_conversion *out);
+
 /* The product that every matmul kernel computes, its definition in formats/dot.c. Activations x of k columns (k % 32 == 0) as
  * q int8 [k], dx float [k / 32], sum int16 [k / 16]; row: k weights of a quantized type. The second form is for F32, F16 and BF16. */
 void llmq_quantize_x8(const float *x, int64_t k, int8_t *q, float *dx, int16_t *sum);

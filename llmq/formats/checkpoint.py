@@ -33,8 +33,9 @@ class Tensor:
     read: Callable[[], npt.NDArray[np.uint8]] = field(repr=False)
     path: str = ""
     offset: int | None = None
-    release: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Give the memory of the mapped bytes back; they are read from the file again when asked for."""
+    release: Callable[[int, int], None] = field(default=lambda begin, end: None, repr=False)
+    """release(begin, end) gives the memory of these bytes of the mapping back; they are read from the file again when
+    needed."""
 
     @property
     def nbytes(self) -> int:

@@ -72,19 +72,22 @@ class Cursor:
 
     def string(self, limit: int, what: str) -> str:
         """A uint64 length and that many bytes of UTF-8."""
-        start = self.offset
-        n = self.u64(f"the length of {what}")
+        return self.text(self.u64(f"the length of {what}"), limit, what)
+
+    def text(self, n: int, limit: int, what: str) -> str:
+        """n bytes of UTF-8; n was just read and is not trusted."""
         if n > self.remaining:
-            raise TruncatedError(f"{what} announces {n} bytes, but {self.remaining} are left", path=self.path, offset=start)
+            raise TruncatedError(
+                f"{what} announces {n} bytes, but {self.remaining} are left", path=self.path, offset=self.offset
+            )
         if n > limit:
-            raise LimitError(f"{what} has {n} bytes; at most {limit} are allowed", path=self.path, offset=start)
+            raise LimitError(f"{what} has {n} bytes; at most {limit} are allowed", path=self.path, offset=self.offset)
         self.need(n, what)
         try:
             text = self._data[self.offset : self.offset + n].decode()
         except UnicodeDecodeError as error:
-            raise FormatError(
-                f"{what} is not UTF-8 ({error.reason})", path=self.path, offset=self.offset + error.start
-            ) from None
+            at = self.offset + error.start
+            raise FormatError(f"{what} is not UTF-8 ({error.reason})", path=self.path, offset=at) from None
         self.offset += n
         return text
 

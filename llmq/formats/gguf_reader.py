@@ -218,7 +218,7 @@ def _tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor
                 path=path,
                 offset=source.size,
             )
-        read, release = partial(source.view, begin, nbytes), partial(source.release, begin, nbytes)
+        read, release = partial(source.view, begin, nbytes), partial(source.release, begin)
         tensors[name] = Tensor(name, shape, qtype, read, str(path), begin, release)
     return tensors
 

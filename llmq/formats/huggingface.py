@@ -7,10 +7,10 @@ type llama.cpp's converter: matrices keep their float type, vectors and what is 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,24 +168,22 @@ def _converted(name: str, stored: StoredTensor, transform: Transform | None) -> 
     as_f32 = qtype is not QuantType.F32 and (len(stored.shape) == 1 or _ALWAYS_F32.search(name) is not None)
     plain = transform is None and stored.dtype != "F64" and not as_f32
 
-    def read() -> npt.NDArray[np.uint8]:
-        raw = stored.source.view(stored.offset, stored.nbytes)
-        if plain:
-            return raw
-        values: npt.NDArray[np.generic] = raw.view(dtype).reshape(stored.shape)
+    if plain:
+        read = partial(stored.source.view, stored.offset, stored.nbytes)
+        return Tensor(name, stored.shape, qtype, read, path, stored.offset, partial(stored.source.release, stored.offset))
+
+    def rearranged() -> npt.NDArray[np.uint8]:
+        values: npt.NDArray[np.generic] = stored.source.view(stored.offset, stored.nbytes).view(dtype).reshape(stored.shape)
         if transform is not None:
             values = np.ascontiguousarray(transform(values))
         if stored.dtype == "F64":
             values = values.astype(np.float32)
         elif as_f32:
             values = _widen(values, qtype)
+        stored.source.release(stored.offset, 0, stored.nbytes)
         return values.reshape(-1).view(np.uint8)
 
-    def release() -> None:
-        stored.source.release(stored.offset, stored.nbytes)
-
-    out_type = QuantType.F32 if as_f32 else qtype
-    return Tensor(name, stored.shape, out_type, read, path, stored.offset if plain else None, release)
+    return Tensor(name, stored.shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
 
 
 def _widen(values: npt.NDArray[np.generic], qtype: QuantType) -> npt.NDArray[np.generic]:
@@ -200,6 +198,8 @@ def _computed(name: str, values: npt.NDArray[np.float32], folder: Path) -> Tenso
 
 
 def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: Mapping[str, Tensor]) -> dict[str, MetaValue]:
+    from llmq.text.hf_vocab import vocab_metadata  # noqa: PLC0415 - the tokenizers import the formats
+
     sizes: dict[QuantType, int] = {}
     for tensor in tensors.values():
         if len(tensor.shape) > 1:
@@ -212,15 +212,7 @@ def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: 
     metadata |= family.hf_metadata(config, str(folder / "config.json"))
     metadata |= {"general.file_type": _FILE_TYPES[main], "general.quantization_version": _QUANTIZATION_VERSION}
     metadata |= _sampling_hints(folder)
-    return metadata | _vocabulary(folder)
-
-
-def _vocabulary(folder: Path) -> dict[str, MetaValue]:
-    name = "llmq.text.hf_vocab"
-    if importlib.util.find_spec(name) is None:
-        return {}
-    vocab: dict[str, MetaValue] = importlib.import_module(name).vocab_metadata(folder)
-    return vocab
+    return metadata | vocab_metadata(folder)
 
 
 def _model_name(folder: Path, config: Mapping[str, Any]) -> str | None:

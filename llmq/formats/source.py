@@ -115,12 +115,12 @@ class Source:
             self._map = mmap.mmap(self.fd, self.size, access=mmap.ACCESS_READ)
         return np.frombuffer(self._map, np.uint8, n, offset)
 
-    def release(self, offset: int, n: int) -> None:
-        """Give the whole pages within these bytes back to the system; a later read fetches them from the file again."""
+    def release(self, start: int, begin: int, end: int) -> None:
+        """Give back the pages of bytes start + begin to start + end, but for the last when it goes on after them."""
         page = mmap.PAGESIZE
-        start, end = -(-offset // page) * page, (offset + n) // page * page
-        if self._map is not None and end > start and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+        first, last = (start + begin) // page * page, (start + end) // page * page
+        if self._map is not None and last > first and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def close(self) -> None:
         """Close the file and unmap it, unless views are alive: then it is unmapped with the last of them. Idempotent."""

@@ -1,0 +1,328 @@
+"""Quantizing a model: a folder or GGUF in, a GGUF out, tensor by tensor, on all cores, in bounded memory.
+
+Every tensor is cut into pieces of whole rows, at most `_PIECE` weights. Workers convert pieces (one C call each, without the
+GIL); the calling thread hands them out a few ahead and writes the results in order. A piece depends on nothing but its rows, so
+the file is the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq import _native
+from llmq.cpu import usable_cores
+from llmq.errors import Cancelled, FormatError, OutOfMemoryError, UnsupportedQuantError, quoted
+from llmq.formats import open_checkpoint
+from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
+from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
+from llmq.formats.huggingface import tensor_order
+from llmq.quant.imatrix import Imatrix, read_imatrix
+from llmq.quant.recipes import Facts, Place, Recipe, find_recipe, places, usable
+from llmq.quant.report import QuantReport, TensorReport
+from llmq.quant.types import QuantType, parse_type
+
+__all__ = ["Progress", "quantize_model"]
+
+Progress = Callable[[str, int, int], object]
+"""Called with (stage, done, total), here ("quantize", bytes read, bytes in all); returning False cancels."""
+
+_PIECE = 1 << 19  # weights: large enough that handing out costs nothing, small enough that a cancel acts within 0.1 s
+_AHEAD = 2  # pieces per thread that are converted or wait to be written
+_QUANTIZATION_VERSION = 2
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A tensor and what becomes of it."""
+
+    tensor: Tensor
+    type: QuantType
+    importance: npt.NDArray[np.float32] | None  # (matrices, columns)
+
+    @property
+    def info(self) -> TensorInfo:
+        return TensorInfo(self.tensor.name, self.tensor.shape, self.type)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a worker hands back."""
+
+    data: npt.NDArray[np.uint8]
+    error: float
+    square: float
+
+
+def quantize_model(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    qtype: str = "Q4_K_M",
+    *,
+    imatrix: str | os.PathLike[str] | None = None,
+    tensor_types: Mapping[str, str] | None = None,
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    pure: bool = False,
+    allow_requantize: bool = False,
+    n_threads: int | None = None,
+    max_memory: int | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> QuantReport:
+    """Write the model `src` (a GGUF file or a Hugging Face folder) as the GGUF file `dst` of recipe `qtype`.
+
+    qtype           a recipe or type of llama-quantize, in any case: Q4_K_M, Q8_0, F16, …
+    imatrix         importance matrix of llama-imatrix (GGUF or .dat): weighs the error that quantizing minimizes
+    tensor_types    regular expression -> type, for the tensors whose name it is found in; the first that fits decides
+    output_type, embedding_type    types of output.weight and token_embd.weight
+    pure            every matrix gets the recipe's base type
+    allow_requantize    take weights that are quantized already (the errors add up)
+    n_threads       default: the cores this process may use
+    max_memory      bytes for buffers; default: what n_threads need, about 16 MiB each
+    dry_run         plan and report, write nothing
+    progress        see `Progress`
+
+    The same arguments give the same bytes, for any number of threads. The destination appears whole or not at all.
+    Raises ModelFileError (FormatError names the tensor with NaN or infinity; UnsupportedQuantError an unknown type), Cancelled,
+    OutOfMemoryError, ValueError for arguments out of range, OSError from the disk.
+    """
+    started = time.perf_counter()
+    recipe = find_recipe(qtype)
+    if n_threads is not None and n_threads < 1:
+        raise ValueError(f"n_threads is {n_threads}; expected at least 1")
+    wishes = _Wishes(
+        [(_pattern(pattern), parse_type(name)) for pattern, name in (tensor_types or {}).items()],
+        None if output_type is None else parse_type(output_type),
+        None if embedding_type is None else parse_type(embedding_type),
+        pure,
+        allow_requantize,
+    )
+    weights = read_imatrix(imatrix) if imatrix is not None else None
+    with open_checkpoint(src) as model:
+        jobs = _plan(model, recipe, weights, wishes)
+        metadata = _metadata(model, recipe, weights)
+        writer = GGUFWriter(dst, metadata, [job.info for job in jobs], model.types, [s.identity for s in model.sources])
+        reports = [_report(job, None) for job in jobs]
+        if not dry_run:
+            _check_space(dst, writer.total_bytes)
+            run = _Run(jobs, n_threads or usable_cores(), max_memory, progress)
+            with writer:
+                reports = run.write_all(writer)
+    return QuantReport(
+        os.fspath(src), os.fspath(dst), recipe.name, dry_run, tuple(reports), writer.total_bytes, time.perf_counter() - started
+    )
+
+
+def _pattern(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"tensor type pattern {pattern!r} is no regular expression: {error}") from None
+
+
+def _facts(model: Checkpoint, imatrix: bool) -> Facts:
+    architecture = model.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise FormatError("general.architecture is missing: this is no model", path=model.path)
+
+    def first(key: str, default: int) -> int:
+        value = model.metadata.get(f"{architecture}.{key}", default)
+        if isinstance(value, list | np.ndarray):
+            value = int(value[0]) if len(value) else default
+        return value if isinstance(value, int) else default
+
+    heads, heads_kv = first("attention.head_count", 1), first("attention.head_count_kv", 0)
+    gqa = heads // (heads_kv or heads or 1)
+    return Facts(
+        architecture, first("block_count", 1), gqa, first("expert_count", 0), imatrix, "output.weight" not in model.tensors
+    )
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What the caller wants otherwise than the recipe."""
+
+    overrides: list[tuple[re.Pattern[str], QuantType]]
+    output: QuantType | None
+    embedding: QuantType | None
+    pure: bool
+    allow_requantize: bool
+
+    def kind(self, recipe: Recipe, place: Place) -> str:
+        """The name of the type for a tensor, before the fallback for rows that do not divide."""
+        given = next((kind for pattern, kind in self.overrides if pattern.search(place.name)), None)
+        if given is None and place.role == "token_embd":
+            given = self.embedding or (self.output if place.facts.tied else None)
+        if given is None and place.role == "output":
+            given = self.output
+        if given is not None:
+            return given.name
+        return recipe.base if self.pure else recipe.choose(place)
+
+
+def _plan(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None, wishes: _Wishes) -> list[_Job]:
+    """What every tensor becomes, in the order of the file."""
+    ordered = {name: model.tensors[name] for name in sorted(model.tensors, key=tensor_order)}
+    where = places({name: tensor.shape for name, tensor in ordered.items()}, _facts(model, imatrix is not None))
+    jobs = []
+    for name, tensor in ordered.items():
+        wanted, importance = tensor.type, None
+        place = where.get(name)
+        if place is not None:
+            wanted = usable(wishes.kind(recipe, place), place.columns)
+            importance = imatrix.of(name, tensor.shape) if imatrix is not None else None
+            if importance is None and recipe.needs_imatrix(place, wanted.name):
+                raise UnsupportedQuantError(
+                    f"{recipe.name} makes {name} {wanted.name}, which needs an importance matrix; pass one that has this tensor"
+                )
+        if not tensor.type.is_float and wanted is not tensor.type and not wishes.allow_requantize:
+            raise UnsupportedQuantError(
+                f"tensor {quoted(name)} is {tensor.type.name} already, and quantizing it again adds to its error; start from F16, "
+                "BF16 or F32 weights, or allow it with allow_requantize (--allow-requantize)",
+                path=model.path,
+            )
+        jobs.append(_Job(tensor, wanted, importance))
+    return jobs
+
+
+def _metadata(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None) -> dict[str, MetaValue]:
+    out = dict(model.metadata)
+    out["general.file_type"] = recipe.file_type
+    out["general.quantization_version"] = _QUANTIZATION_VERSION
+    return out | (imatrix.metadata() if imatrix is not None else {})
+
+
+def _check_space(dst: str | os.PathLike[str], needed: int) -> None:
+    """Refuse before the work what the disk cannot hold after it."""
+    folder = Path(os.path.realpath(dst)).parent
+    while not folder.exists():
+        folder = folder.parent
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC, f"the file needs {needed / 2**20:.0f} MiB, but {free / 2**20:.0f} MiB are free", os.fspath(dst)
+        )
+
+
+def _report(job: _Job, pieces: list[_Piece] | None) -> TensorReport:
+    tensor = job.tensor
+    report = TensorReport(tensor.name, tensor.shape, tensor.type.name, job.type.name, tensor.nbytes, job.info.nbytes)
+    if not pieces or job.type is tensor.type:
+        return report
+    error, square = math.fsum(p.error for p in pieces), math.fsum(p.square for p in pieces)
+    relative = math.sqrt(error / square) if square > 0 else 0.0
+    return replace(report, rmse=math.sqrt(error / report.weights), relative_rmse=relative)
+
+
+class _Run:
+    """The conversion of all jobs: pieces out to the workers, results in order to the writer."""
+
+    def __init__(self, jobs: list[_Job], n_threads: int, max_memory: int | None, progress: Progress | None) -> None:
+        self.jobs = jobs
+        self.progress = progress
+        self.total = sum(job.tensor.nbytes for job in jobs)
+        self.ahead = _AHEAD * n_threads
+        self.n_threads = n_threads
+        self.piece = _PIECE
+        if max_memory is not None:
+            self._fit(max_memory)
+
+    def _fit(self, max_memory: int) -> None:
+        # A waiting piece holds its bytes of the new type (at most 4 per weight), one in work two rows of float32 as well.
+        columns = max((job.tensor.shape[-1] for job in self.jobs), default=1)
+        while self.piece > columns and self.ahead * self.piece * 4 + self.n_threads * columns * 8 > max_memory:
+            self.piece //= 2
+        least = self.ahead * columns * 4 + self.n_threads * columns * 8
+        if least > max_memory:
+            raise OutOfMemoryError("quantizing with max_memory", required=least, available=max_memory)
+
+    def write_all(self, writer: GGUFWriter) -> list[TensorReport]:
+        """Convert and write every tensor; what became of each."""
+        reports = []
+        done = 0
+        self._tell(0)
+        with ThreadPoolExecutor(self.n_threads, "llmq-quantize") as pool:
+            waiting: deque[tuple[_Job, int, int, Future[_Piece]]] = deque()
+            pieces: list[_Piece] = []
+
+            def write_next() -> None:
+                nonlocal done, pieces
+                job, begin, end, future = waiting.popleft()
+                piece = future.result()
+                writer.write(piece.data)
+                job.tensor.release(begin, end)
+                pieces.append(replace(piece, data=_NOTHING))
+                done += end - begin
+                if end == job.tensor.nbytes:
+                    reports.append(_report(job, pieces))
+                    pieces = []
+                self._tell(done)
+
+            try:
+                for job, begin, end, work in self._work():
+                    while len(waiting) >= self.ahead:
+                        write_next()
+                    waiting.append((job, begin, end, pool.submit(work)))
+                while waiting:
+                    write_next()
+            except BaseException:
+                for *_, future in waiting:
+                    future.cancel()
+                raise
+        return reports
+
+    def _work(self) -> Iterator[tuple[_Job, int, int, Callable[[], _Piece]]]:
+        """Every piece: its job, its bytes of the tensor (begin, end), and the call that converts it."""
+        for job in self.jobs:
+            tensor = job.tensor
+            raw = tensor.raw()
+            columns = tensor.shape[-1]
+            row_bytes = tensor.type.nbytes(columns)
+            rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1  # of one matrix: a piece stays within it
+            step = max(1, self.piece // columns)
+            for matrix in range(math.prod(tensor.shape[:-2])):
+                importance = None if job.importance is None else job.importance[matrix]
+                for row in range(0, rows, step):
+                    begin = (matrix * rows + row) * row_bytes
+                    end = (matrix * rows + min(row + step, rows)) * row_bytes
+                    yield job, begin, end, partial(_convert, job, raw[begin:end], begin, importance)
+
+    def _tell(self, done: int) -> None:
+        if self.progress is not None and self.progress("quantize", done, self.total) is False:
+            raise Cancelled("quantizing was cancelled; nothing was written")
+
+
+_NOTHING = np.zeros(0, np.uint8)
+
+
+def _convert(job: _Job, raw: npt.NDArray[np.uint8], begin: int, importance: npt.NDArray[np.float32] | None) -> _Piece:
+    """Convert the rows in `raw`, which begin at byte `begin` of the tensor."""
+    tensor, columns = job.tensor, job.tensor.shape[-1]
+    if job.type is tensor.type:
+        if not _native.check_blocks(int(tensor.type), raw):
+            raise FormatError(f"tensor {quoted(tensor.name)} holds NaN or infinity", path=tensor.path, offset=tensor.offset)
+        return _Piece(raw, 0.0, 0.0)
+    n = raw.size // tensor.type.block_bytes * tensor.type.block
+    out = np.empty(job.type.nbytes(n), np.uint8)
+    error, square, bad = _native.convert_rows(int(tensor.type), raw, int(job.type), out, columns, importance)
+    if bad >= 0:
+        at = begin // tensor.type.block_bytes * tensor.type.block + bad
+        where = tuple(map(int, np.unravel_index(at, tensor.shape)))
+        raise FormatError(
+            f"tensor {quoted(tensor.name)} holds NaN or infinity at {where}", path=tensor.path, offset=tensor.offset
+        )
+    return _Piece(out, error, square)
