@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     )
     from llmq.model import LLM, Message, Progress, Stream, load
     from llmq.perplexity import Perplexity
+    from llmq.quant.quantizer import quantize_model
+    from llmq.quant.report import QuantReport, TensorReport
     from llmq.quant.types import QuantType
     from llmq.results import ChatReply, Chunk, Completion, Timings, TokenLogprob, Usage
     from llmq.sampling import Sampling
@@ -52,6 +54,8 @@ _HOME = {
     ],
     "llmq.model": ["LLM", "Message", "Progress", "Stream", "load"],
     "llmq.perplexity": ["Perplexity"],
+    "llmq.quant.quantizer": ["quantize_model"],
+    "llmq.quant.report": ["QuantReport", "TensorReport"],
     "llmq.quant.types": ["QuantType"],
     "llmq.results": ["ChatReply", "Chunk", "Completion", "Timings", "TokenLogprob", "Usage"],
     "llmq.sampling": ["Sampling"],
@@ -78,9 +82,11 @@ __all__ = [
     "OutOfMemoryError",
     "Perplexity",
     "Progress",
+    "QuantReport",
     "QuantType",
     "Sampling",
     "Stream",
+    "TensorReport",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
@@ -93,6 +99,7 @@ __all__ = [
     "compare",
     "cpu_info",
     "load",
+    "quantize_model",
 ]
 
 

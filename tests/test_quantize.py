@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import pytest
 
+from llmq.cli import main
 from llmq.errors import Cancelled, FormatError, OutOfMemoryError, UnsupportedQuantError
 from llmq.formats import atomic, open_checkpoint
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
@@ -26,7 +27,6 @@ from llmq.quant import rows
 from llmq.quant.quantizer import quantize_model
 from llmq.quant.recipes import RECIPES, Facts, find_recipe, places, usable
 from llmq.quant.types import QuantType
-from llmq.quantize import main
 
 STORYTELLER = Path(__file__).parent.parent / "models" / "storyteller"
 GOLDEN = json.loads((Path(__file__).parent / "data" / "recipes.json").read_text())
@@ -275,8 +275,8 @@ def test_file_size_limit_of_the_system(tmp_path: Path) -> None:
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "from llmq.quantize import main\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "from llmq.cli import main\n"
+        "sys.exit(main(sys.argv[1:], verb='quantize'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, STORYTELLER, tmp_path / "x.gguf", "Q8_0"], capture_output=True, text=True, check=False
@@ -369,23 +369,21 @@ def test_refused_importances(tmp_path: Path) -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    src = str(small_model(tmp_path / "src.gguf"))
-    assert main([src, str(tmp_path / "x.gguf"), "q8_0", "2"]) == 0
+    src, dst = str(small_model(tmp_path / "src.gguf")), str(tmp_path / "y.gguf")
+    assert main(["quantize", src, str(tmp_path / "x.gguf"), "q8_0", "2"]) == 0
     out = capsys.readouterr().out
     assert "F32 > Q8_0" in out and "bits per weight" in out
-    assert (
-        main(
-            [src, str(tmp_path / "y.gguf"), "Q8_0", "--dry-run", "--json", "--tensor-type", "attn_v=f16", "--max-memory", "8M"]
-        )
-        == 0
-    )
+    options = ["--dry-run", "--json", "--tensor-type", "attn_v=f16", "--max-memory", "8M"]
+    assert main(["quantize", src, dst, "Q8_0", *options]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {t["name"]: t["type"] for t in report["tensors"]}["blk.0.attn_v.weight"] == "F16" and report["dry_run"]
-    assert main([src, str(tmp_path / "y.gguf"), "Q9_9"]) == 1
-    assert "did you mean" in capsys.readouterr().err
-    assert main([str(tmp_path / "none.gguf"), str(tmp_path / "y.gguf"), "Q8_0"]) == 1
-    assert "No such file" in capsys.readouterr().err
-    for wrong in (["--tensor-type", "attn_v"], ["--max-memory", "x"], ["--no-such"]):
-        with pytest.raises(SystemExit):
-            main([src, str(tmp_path / "y.gguf"), "Q8_0", *wrong])
-    assert not (tmp_path / "y.gguf").exists()
+    for arguments, code, problem in (
+        ([src, dst, "Q9_9"], 1, "unknown type 'Q9_9'; did you mean Q"),
+        ([str(tmp_path / "none.gguf"), dst, "Q8_0"], 1, "No such file"),
+        ([src, dst, "Q8_0", "--tensor-type", "attn_v"], 2, "expected NAME=TYPE"),
+        ([src, dst, "Q8_0", "--max-memory", "x"], 2, "expected a size"),
+        ([src, dst, "Q8_0", "--purr"], 2, "did you mean --pure"),
+    ):
+        assert main(arguments, verb="quantize") == code
+        assert problem in capsys.readouterr().err
+    assert not Path(dst).exists()

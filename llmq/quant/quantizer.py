@@ -190,8 +190,8 @@ def _plan(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None, wishes: _W
                 )
         if not tensor.type.is_float and wanted is not tensor.type and not wishes.allow_requantize:
             raise UnsupportedQuantError(
-                f"tensor {quoted(name)} is {tensor.type.name} already, and quantizing it again adds to its error; start from F16, "
-                "BF16 or F32 weights, or allow it with allow_requantize (--allow-requantize)",
+                f"tensor {quoted(name)} is {tensor.type.name} already, and quantizing it again adds to its error; start from "
+                "F16, BF16 or F32 weights, or allow it with allow_requantize (--allow-requantize)",
                 path=model.path,
             )
         jobs.append(_Job(tensor, wanted, importance))
