@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmq.benchmark import BenchReport, bench
     from llmq.cpu import CpuInfo, cpu_info
     from llmq.engine.compare import compare
     from llmq.errors import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "llmq.benchmark": ["BenchReport", "bench"],
     "llmq.cpu": ["CpuInfo", "cpu_info"],
     "llmq.engine.compare": ["compare"],
     "llmq.errors": [
@@ -65,6 +67,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "LLM",
+    "BenchReport",
     "Cancelled",
     "ChatReply",
     "ChatTemplateError",
@@ -96,6 +99,7 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedQuantError",
     "Usage",
+    "bench",
     "compare",
     "cpu_info",
     "load",

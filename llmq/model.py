@@ -203,6 +203,7 @@ class LLM:
         self.n_ctx = engine.n_ctx
         self.n_vocab = engine.n_vocab
         self.n_batch = n_batch
+        self.weight_bytes = 0 if tape is None else sum(w.nbytes for w in tape.weights if "matmul" in w.uses)
         self._tape = tape
         self._scheduler = Scheduler(engine, n_batch=n_batch)
         self._template = template

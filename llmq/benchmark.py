@@ -1,0 +1,224 @@
+"""How fast a model runs here: prompt reading and writing, against what the memory allows and, side by side, llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from llmq import _native
+from llmq.cpu import usable_cores
+from llmq.errors import Cancelled, LlmqError
+from llmq.model import LLM, load
+
+__all__ = ["BenchReport", "Measure", "Peer", "bench", "memory_bandwidth"]
+
+PEER_SCRIPT = Path(__file__).with_name("benchmark_peer.py")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Repetitions of one test. `rates` are tokens per second; `limit` is what the memory bandwidth allows, None for prompts."""
+
+    test: str
+    tokens: int
+    rates: list[float]
+    limit: float | None = None
+    peer_rates: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def peer_median(self) -> float | None:
+        return statistics.median(self.peer_rates) if self.peer_rates else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Median of the ratios of runs made one after the other, which a machine's slow moments touch alike."""
+        if not self.peer_rates:
+            return None
+        return statistics.median(a / b for a, b in zip(self.rates, self.peer_rates, strict=True))
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """bandwidth in bytes/s, read by all threads together; bytes_per_token: weights read to write one token; ttft and tpot in
+    seconds, medians."""
+
+    model: str
+    n_threads: int
+    isa: str
+    bandwidth: float
+    bytes_per_token: int
+    ttft: float
+    tpot: float
+    measures: list[Measure]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """A row per test: tokens/s (median), what part of the memory limit that is, and the peer's rate beside it."""
+        lines = [
+            f"{self.model}, {self.n_threads} threads, {self.isa}; memory reads {self.bandwidth / 1e9:.1f} GB/s, "
+            f"a token reads {self.bytes_per_token / 2**20:.0f} MiB",
+            f"{'test':<20}{'tokens/s':>10}{'min':>9}{'max':>9}{'of limit':>10}{'llama.cpp':>11}{'ratio':>7}",
+        ]
+        for m in self.measures:
+            limit = "" if m.limit is None else f"{100 * m.median / m.limit:.0f} %"
+            peer = "" if m.peer_median is None else f"{m.peer_median:.2f}"
+            ratio = "" if m.ratio is None else f"{m.ratio:.2f}"
+            low, high = min(m.rates), max(m.rates)
+            lines.append(f"{m.test:<20}{m.median:>10.2f}{low:>9.2f}{high:>9.2f}{limit:>10}{peer:>11}{ratio:>7}")
+        lines.append(f"first token after {1000 * self.ttft:.0f} ms, then {1000 * self.tpot:.1f} ms each")
+        return "\n".join(lines)
+
+
+def memory_bandwidth(n_threads: int, *, size: int = 256 << 20, repetitions: int = 5) -> float:
+    """Bytes per second that `n_threads` threads read together from memory: the best of `repetitions` sums over `size` bytes."""
+    data = np.ones(size // 8, np.uint64)
+    parts = np.array_split(data, n_threads)
+    best = float("inf")
+    for _ in range(repetitions):
+        threads = [threading.Thread(target=part.sum) for part in parts]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        best = min(best, time.perf_counter() - start)
+    return size / best
+
+
+class Peer:
+    """llama-cpp-python on the same file, in a process of its own. `python` is the interpreter it is installed for."""
+
+    def __init__(self, model: str | os.PathLike[str], n_ctx: int, n_threads: int, python: str = sys.executable) -> None:
+        command = [python, os.fspath(PEER_SCRIPT), os.fspath(model), str(n_ctx), str(n_threads)]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        try:
+            self._ask(None)
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(self, request: object) -> float:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        if request is not None:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            last = self._errors.read().strip().splitlines()[-1:]
+            raise LlmqError(f"llama-cpp-python could not run this model: {last[0] if last else 'it gave no message'}")
+        return float(json.loads(line))
+
+    def prompt(self, tokens: list[int]) -> float:
+        """Tokens per second of reading `tokens`."""
+        return len(tokens) / self._ask({"prompt": tokens})
+
+    def write(self, depth: list[int], n: int) -> float:
+        """Tokens per second of writing n tokens after `depth`."""
+        return n / self._ask({"depth": depth, "write": n})
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+def bench(
+    model: str | os.PathLike[str],
+    n_prompt: int = 512,
+    n_gen: int = 128,
+    repetitions: int = 5,
+    *,
+    depth: int = 0,
+    n_threads: int | None = None,
+    peer_python: str | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> BenchReport:
+    """Time reading n_prompt random tokens and writing n_gen after `depth` more, `repetitions` times each, after a warm-up.
+
+    peer_python: the interpreter of an environment that has llama-cpp-python; its runs alternate with ours on the same file.
+    Raises what `load` raises, ValueError for counts below 1 (n_prompt or n_gen may be 0 to leave that test out)."""
+    if min(n_prompt, n_gen, depth) < 0 or repetitions < 1 or n_prompt + n_gen == 0:
+        raise ValueError("bench: n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
+    threads = n_threads or usable_cores()
+    n_ctx = max(n_prompt, max(1, depth) + n_gen) + 8
+    peer = None if peer_python is None else Peer(model, n_ctx, threads, peer_python)
+    try:
+        with load(model, n_ctx=n_ctx, n_threads=threads) as llm:
+            return _bench(llm, n_prompt, n_gen, repetitions, depth=depth, n_threads=threads, peer=peer, progress=progress)
+    finally:
+        if peer is not None:
+            peer.close()
+
+
+def _bench(
+    llm: LLM,
+    n_prompt: int,
+    n_gen: int,
+    repetitions: int,
+    *,
+    depth: int,
+    n_threads: int,
+    peer: Peer | None,
+    progress: Callable[[str, int, int], object] | None,
+) -> BenchReport:
+    random = np.random.default_rng(0)
+    bandwidth = memory_bandwidth(n_threads)
+    reading = Measure(f"prompt {n_prompt}", n_prompt, [])
+    writing = Measure(f"write {n_gen}" + (f" at {depth}" if depth else ""), n_gen, [], bandwidth / llm.weight_bytes)
+    first: list[float] = []
+    for turn in range(repetitions + 1):  # the first warms up
+        if n_prompt:
+            tokens = _tokens(random, llm.n_vocab, n_prompt)
+            done = llm.generate(tokens, max_tokens=1, temperature=0, ignore_eos=True)
+            _note(reading, turn, done.timings.prompt_tps, None if peer is None else peer.prompt(tokens))
+            first.append(done.timings.ttft)
+        if n_gen:
+            start = _tokens(random, llm.n_vocab, max(1, depth))
+            rate = llm.generate(start, max_tokens=n_gen, temperature=0, ignore_eos=True).timings.gen_tps
+            _note(writing, turn, rate, None if peer is None else peer.write(start, n_gen))
+        if progress is not None and progress("bench", turn, repetitions) is False:
+            raise Cancelled("the benchmark was cancelled")
+    return BenchReport(
+        model=llm.name,
+        n_threads=n_threads,
+        isa=_native.isa_used(),
+        bandwidth=bandwidth,
+        bytes_per_token=llm.weight_bytes,
+        ttft=statistics.median(first[1:]) if n_prompt else 0.0,
+        tpot=1 / writing.median if n_gen else 0.0,
+        measures=[measure for measure in (reading, writing) if measure.rates],
+    )
+
+
+def _note(measure: Measure, turn: int, rate: float, peer_rate: float | None) -> None:
+    if turn > 0:
+        measure.rates.append(rate)
+        if peer_rate is not None:
+            measure.peer_rates.append(peer_rate)
+
+
+def _tokens(random: np.random.Generator, n_vocab: int, n: int) -> list[int]:
+    return [int(i) for i in random.integers(min(300, n_vocab // 2), min(n_vocab, 30_000), n)]

@@ -1,0 +1,39 @@
+"""The benchmark runs and its report adds up; what it times decides nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import llmq
+from llmq.benchmark import Measure
+from llmq.cli import main
+
+MODEL = Path(__file__).parent.parent / "models" / "storyteller"
+
+
+def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(MODEL), "--prompt", "16", "--gen", "4", "--repetitions", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(m["test"], m["tokens"], len(m["rates"])) for m in report["measures"]] == [("prompt 16", 16, 2), ("write 4", 4, 2)]
+    assert all(rate > 0 for m in report["measures"] for rate in m["rates"])
+    assert report["bytes_per_token"] == 2 * (4096 * 256 + 8 * (256 * 256 * 3 + 3 * 256 * 768))  # bf16, tied embeddings
+    assert main(["bench", str(MODEL), "--prompt", "0", "--gen", "3", "--repetitions", "1", "--depth", "9"]) == 0
+    assert "write 3 at 9" in capsys.readouterr().out
+
+
+def test_ratio_is_of_pairs() -> None:
+    assert Measure("x", 1, [10.0, 1.0, 30.0], peer_rates=[5.0, 1.0, 10.0]).ratio == 2.0
+    assert Measure("x", 1, [10.0]).ratio is None
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="from 1 expected"):
+        llmq.bench(MODEL, 0, 0)
+    with pytest.raises(llmq.LlmqError, match="llama-cpp-python could not run this model"):
+        broken = tmp_path / "python"
+        broken.write_text("#!/bin/sh\necho no such module >&2\nexit 1\n")
+        broken.chmod(0o755)
+        llmq.bench(MODEL, 4, 0, 1, peer_python=str(broken))
