@@ -1,8 +1,10 @@
-"""Rows that the codec tests quantize: real ones and adversarial ones. Also read by tests/tools/peer_quant_errors.py."""
+"""Rows that the codec tests quantize: real ones and adversarial ones. Also read by tests/tools/peer_quant_errors.py,
+which measured llama-quantize on them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -29,49 +31,78 @@ def scale_offsets(qtype: QuantType) -> list[int]:
     return found
 
 
-def storyteller_rows(name: str, step: int) -> np.ndarray:
-    """Every step-th row of a tensor of the embedded model (bfloat16 in the file), float32."""
-    data = MODEL.read_bytes()
-    head = int.from_bytes(data[:8], "little")
-    entry = json.loads(data[8 : 8 + head])[name]
-    start, end = (8 + head + at for at in entry["data_offsets"])
-    bits = np.frombuffer(data[start:end], np.uint16).reshape(entry["shape"])[::step]
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def column_importances(k: int) -> np.ndarray:
+    """What an importance matrix holds for a tensor of k columns, float32 (k,): spread over two decades."""
+    return np.exp(1.2 * np.random.RandomState(k).standard_normal(k)).astype(np.float32)
 
 
 @cache
-def rows_by_case() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """name -> (float32 (n, ROW), importances float32 (n, ROW)); the same on every machine."""
-    rng = np.random.default_rng(2)
+def storyteller_rows() -> np.ndarray:
+    """Every eighth 256 weights of the embedded model's matrices (bfloat16 in the file), float32 (n, 256)."""
+    data = MODEL.read_bytes()
+    head = int.from_bytes(data[:8], "little")
+    parts = []
+    for name, entry in sorted(json.loads(data[8 : 8 + head]).items()):
+        if name != "__metadata__" and len(entry["shape"]) == 2:
+            start, end = (8 + head + at for at in entry["data_offsets"])
+            parts.append(np.frombuffer(data[start:end], np.uint16).reshape(-1, 256)[::8])
+    return (np.concatenate(parts).astype(np.uint32) << 16).view(np.float32)
+
+
+@cache
+def adversarial_rows() -> dict[str, np.ndarray]:
+    """name -> float32 (n, ROW); the same on every machine (RandomState's streams are frozen)."""
+    rng = np.random.RandomState(2)
 
     def normal(n: int = 8) -> np.ndarray:
-        return rng.standard_normal((n, ROW)).astype(np.float32)
+        return rng.standard_normal((n, ROW))
 
-    outlier = normal() * np.float32(0.01)
+    outlier, huge_outlier = normal() * 0.01, normal()
     outlier[:, ::97] = 3
-    huge_outlier = normal()
-    huge_outlier[:, 5::128] = np.float32(1e30)
-    alternating = np.where(np.arange(ROW) % 2 == 0, 1, -1).astype(np.float32) * np.float32(10) ** np.arange(-4, 4)[:, None]
-    sparse = normal() * (rng.random((8, ROW)) < 0.05)
+    huge_outlier[:, 5::128] = 1e30
     cases = {
-        "normal": normal(32) * np.float32(0.02),
-        "heavy-tailed": rng.standard_t(2, (32, ROW)).astype(np.float32) * np.float32(0.02),
-        "uniform": rng.random((8, ROW), np.float32),
-        "shifted": normal() * np.float32(0.01) + 1,
+        "normal": normal(32) * 0.02,
+        "heavy-tailed": rng.standard_t(2, (32, ROW)) * 0.02,
+        "uniform": rng.random_sample((8, ROW)),
+        "shifted": normal() * 0.01 + 1,
         "one sign": -np.abs(normal()),
-        "constant": np.repeat(np.array([1, -1, 0.3, -0.7, 1e-3, 3e4, 65504, 1e-7], np.float32)[:, None], ROW, axis=1),
+        "constant": np.repeat([[1], [-1], [0.3], [-0.7], [1e-3], [3e4], [65504], [1e-7]], ROW, axis=1),
         "one outlier": outlier,
         "huge outlier": huge_outlier,
-        "sparse": sparse,
-        "alternating": alternating.astype(np.float32),
-        "ramp": np.linspace(-1, 1, 8 * ROW, dtype=np.float32).reshape(8, ROW),
-        "tiny": normal() * np.float32(1e-6),
-        "below half": normal() * np.float32(2e-8),
-        "huge": normal() * np.float32(1e6),
-        "enormous": normal() * np.float32(1e37),
-        "denormal": normal() * np.float32(1e-40),
-        "zeros": np.zeros((8, ROW), np.float32),
-        "some zero blocks": normal() * np.repeat(rng.random((8, ROW // 32)) < 0.5, 32, axis=1),
+        "sparse": normal() * (rng.random_sample((8, ROW)) < 0.05),
+        "alternating": np.where(np.arange(ROW) % 2 == 0, 1, -1) * 10.0 ** np.arange(-4, 4)[:, None],
+        "ramp": np.linspace(-1, 1, 8 * ROW).reshape(8, ROW),
+        "integers": rng.randint(-7, 8, (8, ROW)) * 0.5,
+        "tiny": normal() * 1e-6,
+        "beside the least scale": normal() * 2e-7,
+        "below the least scale": normal() * 2e-8,
+        "huge": normal() * 1e6,
+        "enormous": normal() * 1e37,
+        "denormal": normal() * 1e-40,
+        "zeros": np.zeros((8, ROW)),
+        "some zero blocks": normal() * np.repeat(rng.random_sample((8, ROW // 32)) < 0.5, 32, axis=1),
     }
-    rows = {name: x.astype(np.float32) for name, x in cases.items()}
-    return {name: (x, np.exp(2 * rng.standard_normal(x.shape)).astype(np.float32)) for name, x in rows.items()}
+    return {name: x.astype(np.float32) for name, x in cases.items()}
+
+
+Quantizer = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
+
+
+def every_case(round_trip: Quantizer) -> dict[str, tuple[float, float]]:
+    """name -> the relative errors without and with importances, of a quantizer that gives back what it makes of (x, weight)."""
+    cases = {"storyteller": storyteller_rows(), **adversarial_rows()}
+    out = {}
+    for name, x in cases.items():
+        weight = column_importances(x.shape[1])
+        out[name] = (relative_errors(x, round_trip(x, None), None), relative_errors(x, round_trip(x, weight), weight))
+    return out
+
+
+def relative_errors(x: np.ndarray, back: np.ndarray, weight: np.ndarray | None) -> float:
+    """Mean over rows of sum w (x - back)^2 / sum w x^2; a row of zeros that stays zero counts 0, one that does not infinity."""
+    w = np.ones(x.shape[1]) if weight is None else weight.astype(np.float64)
+    x = x.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wrong, size = (w * (back - x) ** 2).sum(axis=1), (w * x**2).sum(axis=1)
+        ratio = np.divide(wrong, size, out=np.where(wrong > 0, np.inf, 0.0), where=size > 0)
+    return float(np.nan_to_num(ratio, nan=np.inf).mean())

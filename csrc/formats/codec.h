@@ -37,6 +37,14 @@ static inline int llmq_finite_f32(const float *x, int64_t n) {
     return !bad;
 }
 
+/* What no quantize accepts: weights that are not finite, importances (when there are any) that are not finite or below 0. */
+static inline llmq_status llmq_refuse(const float *src, int64_t n, const float *weight) {
+    if (!llmq_finite_f32(src, n) || (weight && !llmq_finite_f32(weight, n))) return LLMQ_ERR_NONFINITE;
+    int negative = 0;
+    for (int64_t i = 0; weight && i < n; i++) negative |= weight[i] < 0;
+    return negative ? LLMQ_ERR_ARG : LLMQ_OK;
+}
+
 /* The 4-bit levels of a block of 32: byte l holds weight l in its low and weight l + 16 in its high nibble. */
 static inline void llmq_unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {
     for (int l = 0; l < 16; l++) {

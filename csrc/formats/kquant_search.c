@@ -7,7 +7,8 @@ llmq_status llmq_kquant_quantize(const kq_shape *shape, kq_pack pack, int32_t by
     const int64_t chunk = (int64_t)KQ_LANES * shape->group;
     uint8_t *out = dst;
     llmq_levels levels[KQ_N / 256];
-    if (!llmq_finite_f32(src, n) || (weight && !llmq_finite_f32(weight, n))) return LLMQ_ERR_NONFINITE;
+    const llmq_status refused = llmq_refuse(src, n, weight);
+    if (refused != LLMQ_OK) return refused;
     for (int64_t at = 0; at < n; at += chunk) {
         float x[KQ_N] = {0}, h[KQ_N] = {0};
         const int64_t have = n - at < chunk ? n - at : chunk;

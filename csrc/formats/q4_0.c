@@ -30,10 +30,7 @@ static void q4_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *
     llmq_pack_nibbles(level, b->qs);
 }
 
-static const s32_shape q4_0_shape = {
-    .lo = -8, .hi = 7, .starts = 16,
-    .start = {{-8}, {-7.6f}, {-7.2f}, {-8.4f}, {-8.8f}, {-7.8f}, {-7.4f}, {-8.2f}, {7}, {7.2f}, {7.4f}, {7.6f}, {6.8f}, {6.6f}, {6.4f}, {6}},
-};
+static const s32_shape q4_0_shape = {.lo = -8, .hi = 7, S32_UNIFORM_STARTS(-8, 7)};
 
 static llmq_status q4_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return s32_quantize(&q4_0_shape, q4_0_pack, sizeof(block_q4_0), src, dst, n, weight);

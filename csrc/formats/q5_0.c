@@ -31,11 +31,7 @@ static void q5_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *
     llmq_pack_fives(level, b->qh, b->qs);
 }
 
-static const s32_shape q5_0_shape = {
-    .lo = -16, .hi = 15, .starts = 16,
-    .start = {{-16}, {-15.6f}, {-15.2f}, {-14.8f}, {-14.4f}, {-16.4f}, {-16.8f}, {-17.2f},
-              {15}, {14.6f}, {14.2f}, {13.8f}, {15.4f}, {15.8f}, {16.2f}, {16.6f}},
-};
+static const s32_shape q5_0_shape = {.lo = -16, .hi = 15, S32_UNIFORM_STARTS(-16, 15)};
 
 static llmq_status q5_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return s32_quantize(&q5_0_shape, q5_0_pack, sizeof(block_q5_0), src, dst, n, weight);

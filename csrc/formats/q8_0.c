@@ -28,11 +28,7 @@ static void q8_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *
     for (int j = 0; j < 32; j++) b->q[j] = (int8_t)(level[j] - 127);
 }
 
-static const s32_shape q8_0_shape = {
-    .lo = -127, .hi = 127, .starts = 16,
-    .start = {{127}, {127.4f}, {126.6f}, {126.2f}, {125.8f}, {125.4f}, {125}, {124.6f},
-              {124.2f}, {123.8f}, {123.4f}, {123}, {122.6f}, {122.2f}, {121.8f}, {121.4f}},
-};
+static const s32_shape q8_0_shape = {.lo = -127, .hi = 127, S32_EIGHT_BIT_STARTS};
 
 static llmq_status q8_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return s32_quantize(&q8_0_shape, q8_0_pack, sizeof(block_q8_0), src, dst, n, weight);

@@ -2,20 +2,9 @@
 #include "formats/search32.h"
 #include "kernels.h"
 
-/* Importances must be finite and not negative. */
-static llmq_status s32_refuse(const float *src, int64_t n, const float *weight) {
-    if (!llmq_finite_f32(src, n)) return LLMQ_ERR_NONFINITE;
-    if (!weight) return LLMQ_OK;
-    if (!llmq_finite_f32(weight, n)) return LLMQ_ERR_NONFINITE;
-    for (int64_t i = 0; i < n; i++) {
-        if (weight[i] < 0) return LLMQ_ERR_ARG;
-    }
-    return LLMQ_OK;
-}
-
 llmq_status s32_quantize(const s32_shape *shape, s32_pack *pack, int32_t bytes, const float *src, void *dst, int64_t n,
                          const float *weight) {
-    const llmq_status refused = s32_refuse(src, n, weight);
+    const llmq_status refused = llmq_refuse(src, n, weight);
     if (refused != LLMQ_OK) return refused;
     s32_body *const search = llmq_kernels_used()->search32;
     uint8_t *block = dst;

@@ -8,24 +8,36 @@
 
 #include "formats/codec.h"
 
-enum { S32_LANES = 16, S32_MAX_STARTS = 32 };
+enum { S32_LANES = 16, S32_MAX_STARTS = 31 };
 
 typedef struct s32_shape {
     float lo, hi;               /* the integer levels; of a codebook, what counts as level 0, and unused */
     const int8_t *codebook;     /* 16 ascending levels, or NULL */
-    int32_t has_min, starts;
+    int32_t has_min;
+    int32_t plain, starts;      /* how many starts are tried without and with importances, which make clipping pay */
     /* First guesses of the scale. Without a minimum: the level (not only an integer, not only within range) that the weight of
      * largest magnitude stands at. With one: how many steps the lowest level stands above the least weight, and the highest below
      * the greatest. */
     float start[S32_MAX_STARTS][2];
 } s32_shape;
 
-/* The starts of Q4_1 and Q5_1, and those of IQ4_NL and IQ4_XS: chosen by what they leave of the error on normal and on real rows. */
-#define S32_MIN_STARTS .starts = 16, .start = { \
-    {0, 0}, {-0.4f, -0.4f}, {-0.4f, 0}, {-0.4f, 0.4f}, {-0.4f, 0.8f}, {0, -0.4f}, {0, 0.4f}, {0, 0.8f}, \
-    {0.4f, -0.4f}, {0.4f, 0}, {0.4f, 0.4f}, {0.4f, 0.8f}, {0.8f, -0.4f}, {0.8f, 0}, {0.8f, 0.4f}, {0.8f, 0.8f}}
-#define S32_IQ4_STARTS .starts = 16, .start = { \
-    {-127}, {-115}, {-121}, {-133}, {-139}, {-145}, {-109}, {-151}, {113}, {101}, {107}, {119}, {125}, {131}, {95}, {137}}
+/* Starts, chosen by what they leave of the error on normal, real and adversarial rows. Whole levels at the ends of the range are
+ * among them: a block of one value is then as exact as binary16 allows. */
+#define S32_UNIFORM_STARTS(lo, hi) .plain = 16, .starts = 31, .start = { \
+    {lo}, {lo + 0.2f}, {lo + 0.4f}, {lo + 0.6f}, {lo + 0.8f}, {lo - 0.2f}, {lo - 0.4f}, {lo - 0.6f}, \
+    {hi}, {hi - 0.2f}, {hi - 0.4f}, {hi - 0.6f}, {hi - 0.8f}, {hi + 0.2f}, {hi + 0.4f}, {hi + 0.6f}, \
+    {lo + 0.1f}, {lo + 0.3f}, {lo + 0.5f}, {lo + 0.7f}, {lo - 0.1f}, {lo - 0.3f}, {lo - 0.5f}, {lo - 1.0f}, \
+    {lo + 1.0f}, {lo + 1.4f}, {lo + 1.8f}, {hi - 1.0f}, {hi - 1.4f}, {hi - 1.8f}, {hi - 2.2f}}
+#define S32_MIN_STARTS .plain = 16, .starts = 29, .start = { \
+    {0, 0}, {-0.6f, -0.6f}, {-0.6f, -0.2f}, {-0.6f, 0.2f}, {-0.6f, 0.6f}, {-0.2f, -0.6f}, {-0.2f, -0.2f}, {-0.2f, 0.2f}, \
+    {-0.2f, 0.6f}, {0.2f, -0.6f}, {0.2f, -0.2f}, {0.2f, 0.2f}, {0.2f, 0.6f}, {0.6f, -0.2f}, {0.6f, 0.2f}, {0.6f, 0.6f}, \
+    {-1, -1}, {-1, 0}, {0, -1}, {-1, -0.5f}, {-0.5f, -1}, {-0.5f, -0.5f}, {-0.5f, 0}, {0, -0.5f}, \
+    {0, 1}, {1, 0}, {0.5f, 1}, {1, 0.5f}, {1, 1}}
+#define S32_IQ4_STARTS .plain = 16, .starts = 16, .start = { \
+    {-127}, {-122}, {-117}, {-112}, {-132}, {-137}, {-142}, {-147}, {113}, {108}, {103}, {98}, {118}, {123}, {128}, {93}}
+#define S32_EIGHT_BIT_STARTS .plain = 16, .starts = 16, .start = { \
+    {127}, {127.4f}, {126.6f}, {126.2f}, {125.8f}, {125.4f}, {125}, {124.6f}, \
+    {124.2f}, {123.8f}, {123.4f}, {123}, {122.6f}, {122.2f}, {121.8f}, {121.4f}}
 
 /* S32_LANES blocks: level[i] is counted from lo. */
 typedef struct s32_fit {

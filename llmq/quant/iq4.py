@@ -29,7 +29,7 @@ def pack_iq4(places: UInt8s) -> UInt8s:
 
 class IQ4_NL(Legacy):  # noqa: N801 - the type's name
     name, off = "IQ4_NL", OFF
-    shape = Shape(-OFF, 0, IQ4_STARTS, LEVELS)
+    shape = Shape(-OFF, 0, IQ4_STARTS, codebook=LEVELS)
     unpack, pack = staticmethod(unpack_iq4), staticmethod(pack_iq4)
 
 

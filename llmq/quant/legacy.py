@@ -10,7 +10,7 @@ import numpy as np
 
 from llmq.quant.blocks import f16_at, f16_bytes, pack_fives, pack_nibbles, unpack_fives, unpack_nibbles
 from llmq.quant.codecs import Floats, Levels, QuantizedCodec, UInt8s
-from llmq.quant.search32 import MIN_STARTS, Shape, search
+from llmq.quant.search32 import EIGHT_BIT_STARTS, MIN_STARTS, Shape, search, uniform_starts
 
 
 class Legacy(QuantizedCodec):
@@ -64,7 +64,7 @@ class Fives(Legacy):
 
 class Q4_0(Nibbles):  # noqa: N801 - the type's name
     name, off = "Q4_0", 8
-    shape = Shape(-8, 7, (-8, -7.6, -7.2, -8.4, -8.8, -7.8, -7.4, -8.2, 7, 7.2, 7.4, 7.6, 6.8, 6.6, 6.4, 6))
+    shape = Shape(-8, 7, uniform_starts(-8, 7))
 
 
 class Q4_1(Nibbles):  # noqa: N801
@@ -74,9 +74,7 @@ class Q4_1(Nibbles):  # noqa: N801
 
 class Q5_0(Fives):  # noqa: N801
     name, off = "Q5_0", 16
-    shape = Shape(
-        -16, 15, (-16, -15.6, -15.2, -14.8, -14.4, -16.4, -16.8, -17.2, 15, 14.6, 14.2, 13.8, 15.4, 15.8, 16.2, 16.6)
-    )
+    shape = Shape(-16, 15, uniform_starts(-16, 15))
 
 
 class Q5_1(Fives):  # noqa: N801
@@ -86,11 +84,7 @@ class Q5_1(Fives):  # noqa: N801
 
 class Q8_0(Legacy):  # noqa: N801
     name, off = "Q8_0", 128
-    shape = Shape(
-        -127,
-        127,
-        (127, 127.4, 126.6, 126.2, 125.8, 125.4, 125, 124.6, 124.2, 123.8, 123.4, 123, 122.6, 122.2, 121.8, 121.4),
-    )
+    shape = Shape(-127, 127, EIGHT_BIT_STARTS)
 
     @staticmethod
     def unpack(bits: UInt8s) -> UInt8s:

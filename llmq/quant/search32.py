@@ -12,21 +12,39 @@ import numpy.typing as npt
 from llmq.quant.codecs import Floats, UInt8s
 from llmq.quant.lanes import divide, half, nearest, power, total
 
-__all__ = ["IQ4_STARTS", "MIN_STARTS", "Shape", "search"]
+__all__ = ["EIGHT_BIT_STARTS", "IQ4_STARTS", "MIN_STARTS", "Shape", "search", "uniform_starts"]
 
 REFITS = 2
-MIN_STARTS = tuple((a, b) for a in (-0.4, 0.0, 0.4, 0.8) for b in (-0.4, 0.0, 0.4, 0.8))
-IQ4_STARTS = (-127, -115, -121, -133, -139, -145, -109, -151, 113, 101, 107, 119, 125, 131, 95, 137)
+MIN_STARTS = (
+    *((0.0, 0.0), (-0.6, -0.6), (-0.6, -0.2), (-0.6, 0.2), (-0.6, 0.6), (-0.2, -0.6), (-0.2, -0.2), (-0.2, 0.2)),
+    *((-0.2, 0.6), (0.2, -0.6), (0.2, -0.2), (0.2, 0.2), (0.2, 0.6), (0.6, -0.2), (0.6, 0.2), (0.6, 0.6)),
+    *((-1.0, -1.0), (-1.0, 0.0), (0.0, -1.0), (-1.0, -0.5), (-0.5, -1.0), (-0.5, -0.5), (-0.5, 0.0), (0.0, -0.5)),
+    *((0.0, 1.0), (1.0, 0.0), (0.5, 1.0), (1.0, 0.5), (1.0, 1.0)),
+)
+IQ4_STARTS = (-127, -122, -117, -112, -132, -137, -142, -147, 113, 108, 103, 98, 118, 123, 128, 93)
+EIGHT_BIT_STARTS = (
+    *(127, 127.4, 126.6, 126.2, 125.8, 125.4, 125, 124.6),
+    *(124.2, 123.8, 123.4, 123, 122.6, 122.2, 121.8, 121.4),
+)
+
+
+def uniform_starts(lo: int, hi: int) -> tuple[float, ...]:
+    low = (0, 0.2, 0.4, 0.6, 0.8, -0.2, -0.4, -0.6), (0.1, 0.3, 0.5, 0.7, -0.1, -0.3, -0.5, -1, 1, 1.4, 1.8)
+    high = (0, -0.2, -0.4, -0.6, -0.8, 0.2, 0.4, 0.6), (-1, -1.4, -1.8, -2.2)
+    sides = (low[0], lo), (high[0], hi), (low[1], lo), (high[1], hi)
+    return tuple(float(np.float32(end) + np.float32(by)) for steps, end in sides for by in steps)
+
 
 
 @dataclass(frozen=True)
 class Shape:
     """s32_shape: the levels (lo..hi; or a codebook, with lo what counts as 0) and the starts, pairs for a type with a
-    minimum."""
+    minimum; the first `plain` serve without importances."""
 
     lo: int
     hi: int
     starts: tuple[float, ...] | tuple[tuple[float, float], ...]
+    plain: int = 16
     codebook: tuple[int, ...] = ()
 
     def level(self, y: Floats) -> Floats:
@@ -85,7 +103,7 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
 
     extreme = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
     least, greatest, top = x.min(axis=0), x.max(axis=0), np.float32(shape.hi - shape.lo)
-    for start in shape.starts:
+    for start in shape.starts[: shape.plain] if weight is None else shape.starts:
         if isinstance(start, tuple):
             a, b = np.float32(start[0]), np.float32(start[1])
             m = rounded(least + (greatest - least) / (top + (a + b)) * a)
