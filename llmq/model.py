@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from llmq.cpu import cpu_info, usable_cores
 from llmq.engine.base import Batch, Engine
 from llmq.errors import Cancelled, ContextOverflowError
 from llmq.results import ChatReply, Chunk, Completion
@@ -85,15 +86,14 @@ def load(
             log.warning("n_ctx %d is more than the %d tokens the model was trained with", context, tape.n_ctx_train)
         template = None if chat_template is None else chat_template_of(tokenizer, chat_template)
         runner: Engine
+        threads = n_threads or usable_cores() if engine == "native" else 1
         if engine == "reference":
             from llmq.engine.reference import ReferenceEngine  # noqa: PLC0415
 
             runner = ReferenceEngine(tape, checkpoint.tensors, n_ctx=context)
         else:
-            from llmq.cpu import usable_cores  # noqa: PLC0415
             from llmq.engine.native import NativeEngine  # noqa: PLC0415
 
-            threads = n_threads or usable_cores()
             runner = NativeEngine(
                 tape,
                 checkpoint.tensors,
@@ -111,6 +111,8 @@ def load(
         tokenizer,
         tape=tape,
         n_batch=n_batch,
+        n_threads=threads,
+        isa=cpu_info()["isa"] if engine == "native" else "numpy",
         template=template,
         name=path.stem if path.suffix == ".gguf" else path.resolve().name,
         on_close=checkpoint.close,
@@ -193,6 +195,8 @@ class LLM:
         *,
         tape: Tape | None = None,
         n_batch: int = 512,
+        n_threads: int = 1,
+        isa: str = "",
         template: ChatTemplate | None = None,
         name: str = "model",
         on_close: Callable[[], None] = lambda: None,
@@ -203,6 +207,8 @@ class LLM:
         self.n_ctx = engine.n_ctx
         self.n_vocab = engine.n_vocab
         self.n_batch = n_batch
+        self.n_threads = n_threads
+        self.isa = isa
         self.weight_bytes = 0 if tape is None else sum(w.nbytes for w in tape.weights if "matmul" in w.uses)
         self._tape = tape
         self._scheduler = Scheduler(engine, n_batch=n_batch)

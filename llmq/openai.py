@@ -1,0 +1,198 @@
+"""OpenAI's shapes over an `LLM`: completions and chat completions as plain dicts.
+
+Field names and values are those of OpenAI's API reference for /v1/completions and /v1/chat/completions; every field of
+`Sampling` is understood too. Defaults are those of `Sampling`. A field that has no meaning here is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmq.results import Chunk, Completion, TokenLogprob, Usage
+from llmq.sampling import Sampling, resolve_names
+
+if TYPE_CHECKING:
+    from llmq.model import LLM, Prompt, Stream
+
+__all__ = ["create_chat_completion", "create_completion"]
+
+Json = dict[str, Any]
+
+_SAMPLING = [f.name for f in dataclasses.fields(Sampling)]
+
+
+def create_completion(llm: LLM, **fields: Any) -> Json | Iterator[Json]:
+    """`prompt`: a text, token ids, or a sequence of either. `stream`, `stream_options`, `model` (repeated in the answer), and
+    the fields of `Sampling`; `logprobs` is a number. A dict, or with stream=True an iterator of chunks, which takes one
+    prompt."""
+    given = resolve_names(fields, ["prompt", "stream", "stream_options", "model", *_SAMPLING], "create_completion")
+    prompts = _prompts(given.pop("prompt", None))
+    frame = _Frame(llm, given, "cmpl", "text_completion")
+    stream, include_usage = _streaming(given)
+    sampling = Sampling(**_present(given))
+    if stream:
+        if len(prompts) != 1:
+            raise ValueError(f"a stream takes one prompt, found {len(prompts)}")
+        return _stream_text(frame, llm.stream(prompts[0], sampling), include_usage)
+    done = llm.generate_batch(prompts, sampling)
+    every = [c for first in done for c in (first, *first.others)]
+    choices = [
+        {"index": i, "text": c.text, "logprobs": _text_logprobs(llm, c.logprobs), "finish_reason": c.finish_reason}
+        for i, c in enumerate(every)
+    ]
+    return frame.whole(choices, _usage(done))
+
+
+def create_chat_completion(llm: LLM, **fields: Any) -> Json | Iterator[Json]:
+    """`messages`, `stream`, `stream_options`, `model` (repeated in the answer), `logprobs` (True or False), `top_logprobs`,
+    `response_format` ({"type": "text"} only), and the fields of `Sampling`. A dict, or with stream=True an iterator of
+    chunks."""
+    own = ["messages", "stream", "stream_options", "model", "top_logprobs", "response_format"]
+    given = resolve_names(fields, [*own, *_SAMPLING], "create_chat_completion")
+    messages = given.pop("messages", None)
+    if messages is None:
+        raise TypeError("create_chat_completion: messages are missing")
+    response_format = given.pop("response_format", None)
+    if response_format not in (None, {"type": "text"}):
+        raise ValueError(f'response_format: {{"type": "text"}} expected, found {response_format!r}; no other is supported')
+    wanted, top = given.pop("logprobs", None), given.pop("top_logprobs", None)
+    if not isinstance(wanted, bool | None) or (top is not None and not wanted):
+        raise ValueError("logprobs: True or False expected, and top_logprobs only with True")
+    frame = _Frame(llm, given, "chatcmpl", "chat.completion")
+    stream, include_usage = _streaming(given)
+    sampling = Sampling(**_present(given), logprobs=(top or 1) if wanted else 0)
+    if stream:
+        return _stream_chat(frame, llm.chat_stream(messages, sampling), include_usage, top or 0)
+    reply = llm.chat(messages, sampling)
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": c.text},
+            "logprobs": _chat_logprobs(llm, c.logprobs, top or 0),
+            "finish_reason": c.finish_reason,
+        }
+        for i, c in enumerate((reply, *reply.others))
+    ]
+    return frame.whole(choices, _usage([reply]))
+
+
+class _Frame:
+    """What every answer to one request has in common."""
+
+    def __init__(self, llm: LLM, given: Json, prefix: str, kind: str) -> None:
+        self.llm = llm
+        self.kind = kind
+        self.head = {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": given.pop("model", None) or llm.name,
+        }
+
+    def whole(self, choices: list[Json], usage: Json) -> Json:
+        return {**self.head, "object": self.kind, "choices": choices, "usage": usage}
+
+    def chunk(self, choices: list[Json], **more: Any) -> Json:
+        kind = self.kind if self.kind == "text_completion" else self.kind + ".chunk"
+        return {**self.head, "object": kind, "choices": choices, **more}
+
+
+def _present(given: Json) -> Json:
+    """The fields that say something: OpenAI's null means the default."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _prompts(prompt: Any) -> list[Prompt]:
+    if prompt is None:
+        raise TypeError("create_completion: prompt is missing")
+    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
+        return [prompt]
+    return list(prompt)
+
+
+def _streaming(given: Json) -> tuple[bool, bool]:
+    stream, options = given.pop("stream", None) or False, given.pop("stream_options", None)
+    if not isinstance(stream, bool):
+        raise ValueError(f"stream: True or False expected, found {stream!r}")
+    if options is None:
+        return stream, False
+    if not stream or not isinstance(options, Mapping) or set(options) - {"include_usage"}:
+        raise ValueError('stream_options: {"include_usage": bool} expected, with stream=True only')
+    return stream, bool(options.get("include_usage"))
+
+
+def _stream_text(frame: _Frame, stream: Stream, include_usage: bool) -> Iterator[Json]:
+    with stream:
+        for chunk in stream:
+            logprobs = _text_logprobs(frame.llm, chunk.logprobs)
+            yield frame.chunk([{"index": 0, "text": chunk.text, "logprobs": logprobs, "finish_reason": chunk.finish_reason}])
+            if chunk.finish_reason and include_usage:
+                yield frame.chunk([], usage=_count([chunk.usage]))
+
+
+def _stream_chat(frame: _Frame, stream: Stream, include_usage: bool, top: int) -> Iterator[Json]:
+    def choice(delta: Json, finish: str | None, logprobs: Json | None = None) -> list[Json]:
+        return [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
+
+    with stream:
+        yield frame.chunk(choice({"role": "assistant", "content": ""}, None))
+        chunk: Chunk | None = None
+        for chunk in stream:
+            if chunk.text or chunk.tokens:
+                logprobs = _chat_logprobs(frame.llm, chunk.logprobs, top)
+                yield frame.chunk(choice({"content": chunk.text}, None, logprobs))
+        if chunk is not None:
+            yield frame.chunk(choice({}, chunk.finish_reason))
+            if include_usage:
+                yield frame.chunk([], usage=_count([chunk.usage]))
+
+
+def _usage(completions: Sequence[Completion]) -> Json:
+    """Prompts count once, however many completions they have."""
+    usage = _count([c.usage for c in completions])
+    more = sum(o.usage.completion_tokens for c in completions for o in c.others)
+    usage["completion_tokens"] += more
+    usage["total_tokens"] += more
+    return usage
+
+
+def _count(usages: Sequence[Usage]) -> Json:
+    return {
+        "prompt_tokens": sum(u.prompt_tokens for u in usages),
+        "completion_tokens": sum(u.completion_tokens for u in usages),
+        "total_tokens": sum(u.total_tokens for u in usages),
+        "prompt_tokens_details": {"cached_tokens": sum(u.cached_tokens for u in usages)},
+    }
+
+
+def _piece(llm: LLM, token: int) -> bytes:
+    return llm.tokenizer.token_bytes(token)
+
+
+def _shown(llm: LLM, token: int) -> str:
+    return _piece(llm, token).decode("utf-8", "replace")
+
+
+def _text_logprobs(llm: LLM, logprobs: tuple[TokenLogprob, ...] | None) -> Json | None:
+    if logprobs is None:
+        return None
+    tokens = [_shown(llm, t.token) for t in logprobs]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [t.logprob for t in logprobs],
+        "top_logprobs": [{_shown(llm, i): p for i, p in t.top} for t in logprobs],
+        "text_offset": [sum(map(len, tokens[:i])) for i in range(len(tokens))],
+    }
+
+
+def _chat_logprobs(llm: LLM, logprobs: tuple[TokenLogprob, ...] | None, top: int) -> Json | None:
+    if logprobs is None:
+        return None
+
+    def entry(token: int, logprob: float) -> Json:
+        return {"token": _shown(llm, token), "logprob": logprob, "bytes": list(_piece(llm, token))}
+
+    return {"content": [{**entry(t.token, t.logprob), "top_logprobs": [entry(*x) for x in t.top[:top]]} for t in logprobs]}
