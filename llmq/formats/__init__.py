@@ -9,6 +9,7 @@ from llmq.errors import FormatError, UnsupportedError
 from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.formats.gguf_reader import read_gguf
 from llmq.formats.huggingface import is_folder, open_folder
+from llmq.formats.rules import check_model
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
 
@@ -18,7 +19,16 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises ModelFileError when the files cannot be used (TruncatedError, FormatError, LimitError, UnsupportedError,
     UnsafeFileError), and OSError as the system gives it (FileNotFoundError, PermissionError, …)."""
-    path = Path(path)
+    model = _open(Path(path))
+    try:
+        check_model(model)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         if is_folder(path):
             return open_folder(path)
