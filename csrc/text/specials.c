@@ -70,7 +70,13 @@ static const uint8_t *back(const uint8_t *p) {
     return p;
 }
 
-static int is_word_char(uint32_t class) { return (class & (CLASS_LETTER | CLASS_MARK | CLASS_ND | CLASS_NL | CLASS_PC)) != 0; }
+/* a letter, mark, digit, connecting mark or joiner at p */
+static int is_word_char(const uint8_t *p, const uint8_t *end) {
+    int n;
+    uint32_t class = class_at(p, end, &n);
+    if (class & CLASS_CF) return utf8_decode(p, &n) == 0x200c || utf8_decode(p, &n) == 0x200d;
+    return (class & (CLASS_LETTER | CLASS_MARK | CLASS_ND | CLASS_NL | CLASS_PC)) != 0;
+}
 
 text_match special_find(const text_vocab *v, const uint8_t *p, const uint8_t *end, uint32_t hidden) {
     int n;
@@ -80,7 +86,7 @@ text_match special_find(const text_vocab *v, const uint8_t *p, const uint8_t *en
         match.stop += longest_at(v, at, end, hidden, &match.id);
         if (match.stop == at) continue;
         int strips = v->strips ? v->strips[match.id] : 0;
-        int joined = (at > p && is_word_char(class_at(back(at), end, &n))) || is_word_char(class_at(match.stop, end, &n));
+        int joined = (at > p && is_word_char(back(at), end)) || is_word_char(match.stop, end);
         if (strips & WHOLE_WORD && joined) continue;
         if (strips & STRIP_LEFT)
             while (match.start > p && class_at(back(match.start), end, &n) & CLASS_SPACE) match.start = back(match.start);

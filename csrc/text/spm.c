@@ -123,13 +123,17 @@ static text_status escape_spaces(const text_vocab *v, const uint8_t *p, const ui
     out->n = 0;
     text_status status = buffer_room(out, (size_t)(end - p) + spaces * (SPACE_BYTES - 1) + 1);
     if (status) return status;
+    if (v->flags & COLLAPSE_SPACES) {
+        while (p < end && *p == ' ') p++;
+        while (p < end && end[-1] == ' ') end--;
+    }
     int prefix = v->flags & SPACE_PREFIX && (first || !(v->flags & PREFIX_FIRST));
-    if (prefix && v->flags & PREFIX_MISSING && (*p == ' ' || is_space(p, end))) prefix = 0;
+    if (p == end || (prefix && v->flags & PREFIX_MISSING && (*p == ' ' || is_space(p, end)))) prefix = 0;
     uint8_t *q = out->v;
     if (prefix) memcpy(q, SPACE, SPACE_BYTES), q += SPACE_BYTES;
     for (; p < end; p++) {
-        if (*p == ' ') memcpy(q, SPACE, SPACE_BYTES), q += SPACE_BYTES;
-        else *q++ = *p;
+        if (*p != ' ') *q++ = *p;
+        else if (!(v->flags & COLLAPSE_SPACES) || p[-1] != ' ') memcpy(q, SPACE, SPACE_BYTES), q += SPACE_BYTES;
     }
     out->n = (size_t)(q - out->v);
     return TEXT_OK;

@@ -39,8 +39,9 @@ enum { /* of text_spec.flags */
     SPACE_PREFIX = 1,   /* MODEL_SPM: a space before every fragment */
     PREFIX_FIRST = 2,   /* ... only before one that begins the text */
     PREFIX_MISSING = 4, /* ... only where there is none yet */
-    LOWER_CASE = 8,     /* MODEL_WORDPIECE: small letters */
-    STRIP_ACCENTS = 16, /* ... without accents */
+    COLLAPSE_SPACES = 8, /* MODEL_SPM: one space for several, none at the ends of a fragment */
+    LOWER_CASE = 16,    /* MODEL_WORDPIECE: small letters */
+    STRIP_ACCENTS = 32, /* ... without accents */
 };
 
 enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, WHOLE_WORD = 4 }; /* of text_spec.strips: a special token takes the white space beside it */

@@ -19,7 +19,8 @@ from llmq.text.specials import end_of_generation
 __all__ = ["Tokenizer"]
 
 _HIDDEN = 1 << 2 | 1 << 3  # the token types that a text does not show: unknown and control
-_SPACE_PREFIX, _PREFIX_FIRST, _PREFIX_MISSING, _LOWER_CASE, _STRIP_ACCENTS = 1, 2, 4, 8, 16  # as in csrc/text/text.h
+_SPACE_PREFIX, _PREFIX_FIRST, _PREFIX_MISSING, _COLLAPSE_SPACES = 1, 2, 4, 8  # as in csrc/text/text.h
+_LOWER_CASE, _STRIP_ACCENTS = 16, 32
 
 
 class Tokenizer:
@@ -54,6 +55,7 @@ class Tokenizer:
             _SPACE_PREFIX: space_prefix,
             _PREFIX_FIRST: read.flag("llmq.prefix_first", False),
             _PREFIX_MISSING: read.flag("llmq.prefix_missing", False),
+            _COLLAPSE_SPACES: spm and read.flag("ggml.remove_extra_whitespaces", False),
             _LOWER_CASE: lower,
             _STRIP_ACCENTS: bert and read.flag("ggml.normalizer.strip_accents", lower),
         }
@@ -98,7 +100,8 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a Hugging Face tokenizer.json; special tokens are read from the files beside it, where there are any."""
+        """From a Hugging Face tokenizer.json or a SentencePiece tokenizer.model; special tokens are read from the files beside
+        it, where there are any."""
         from llmq.text.hf_vocab import file_metadata  # noqa: PLC0415
 
         return cls(file_metadata(Path(path)), path=path)
