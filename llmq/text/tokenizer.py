@@ -100,11 +100,14 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a Hugging Face tokenizer.json or a SentencePiece tokenizer.model; special tokens are read from the files beside
-        it, where there are any."""
-        from llmq.text.hf_vocab import file_metadata  # noqa: PLC0415
+        """From a Hugging Face tokenizer.json or a SentencePiece tokenizer.model (special tokens are read from the files beside
+        them, where there are any), a model folder, or a GGUF file."""
+        from llmq.text.hf_vocab import file_metadata, vocab_metadata  # noqa: PLC0415
 
-        return cls(file_metadata(Path(path)), path=path)
+        path = Path(path)
+        if path.suffix == ".gguf":
+            return cls.from_gguf(path)
+        return cls(vocab_metadata(path) if path.is_dir() else file_metadata(path), path=path)
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `add_special` adds BOS, EOS and SEP where the model wants them, never a second one.

@@ -1,0 +1,61 @@
+"""Show the tokens of a text, or the text of tokens.
+
+MODEL is a GGUF file (a vocabulary alone is enough), a Hugging Face folder, a tokenizer.json or a tokenizer.model. Without
+--json or --ids every token stands on a line of its own, its id first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from llmq.text.tokenizer import Tokenizer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="where the vocabulary is")
+    parser.add_argument("text", help='the text; "-" reads standard input')
+    parser.add_argument("--no-special", action="store_true", help="do not add BOS, EOS and SEP")
+    parser.add_argument("--parse-special", action="store_true", help="recognize control tokens such as <|im_end|> in the text")
+    parser.add_argument("--ids", action="store_true", help="print the ids alone, on one line")
+    parser.add_argument("--count", action="store_true", help="print the number of tokens alone")
+    parser.add_argument("--decode", action="store_true", help="TEXT is token ids: print their text")
+
+
+def run(args: argparse.Namespace) -> int:
+    tokenizer = Tokenizer.from_file(args.model)
+    text = _standard_input() if args.text == "-" else args.text
+    if args.decode:
+        ids = _ids(text)
+        decoded = tokenizer.decode(ids, skip_special=False)
+        sys.stdout.write((json.dumps({"text": decoded, "ids": ids}) if args.json else decoded) + "\n")
+        return 0
+    ids = tokenizer.encode(text, add_special=not args.no_special, parse_special=args.parse_special)
+    if args.json:
+        tokens = [tokenizer.token(id) for id in ids]
+        sys.stdout.write(json.dumps({"count": len(ids), "ids": ids, "tokens": tokens}) + "\n")
+    elif args.count:
+        sys.stdout.write(f"{len(ids)}\n")
+    elif args.ids:
+        sys.stdout.write(" ".join(map(str, ids)) + "\n")
+    else:
+        shown = (repr(tokenizer.token_bytes(id).decode("utf-8", "backslashreplace")) for id in ids)
+        sys.stdout.writelines(f"{id:>7} {piece}\n" for id, piece in zip(ids, shown, strict=True))
+    return 0
+
+
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input: UTF-8 expected, found byte 0x{data[error.start]:02x} at {error.start}") from None
+
+
+def _ids(text: str) -> list[int]:
+    words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise ValueError(f"--decode takes token ids, not {text[:80]!r}") from None
