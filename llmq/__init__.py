@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UnsupportedQuantError,
     )
+    from llmq.inspection import Inspection, inspect
     from llmq.model import LLM, Message, Progress, Stream, load
     from llmq.perplexity import Perplexity
     from llmq.quant.quantizer import quantize_model
@@ -54,6 +55,7 @@ _HOME = {
         *("ModelClosedError", "ModelFileError", "OutOfMemoryError", "TruncatedError", "UnsafeFileError"),
         *("UnsupportedArchError", "UnsupportedError", "UnsupportedQuantError"),
     ],
+    "llmq.inspection": ["Inspection", "inspect"],
     "llmq.model": ["LLM", "Message", "Progress", "Stream", "load"],
     "llmq.perplexity": ["Perplexity"],
     "llmq.quant.quantizer": ["quantize_model"],
@@ -77,6 +79,7 @@ __all__ = [
     "CpuInfo",
     "FormatError",
     "GrammarError",
+    "Inspection",
     "LimitError",
     "LlmqError",
     "Message",
@@ -102,6 +105,7 @@ __all__ = [
     "bench",
     "compare",
     "cpu_info",
+    "inspect",
     "load",
     "quantize_model",
 ]

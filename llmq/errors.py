@@ -21,6 +21,7 @@ __all__ = [
     "UnsupportedArchError",
     "UnsupportedError",
     "UnsupportedQuantError",
+    "printable",
     "quoted",
 ]
 
@@ -29,6 +30,11 @@ def quoted(text: object, limit: int = 80) -> str:
     """Text from a file as it may stand in a message: its repr, at most `limit` characters."""
     shown = repr(text)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def printable(name: str) -> str:
+    """A name from a file as it may stand in a table: itself when it is harmless, else its repr."""
+    return name if name.isprintable() and name else repr(name)
 
 
 class LlmqError(Exception):

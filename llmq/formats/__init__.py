@@ -11,7 +11,7 @@ from llmq.formats.gguf_reader import read_gguf
 from llmq.formats.huggingface import is_folder, open_folder
 from llmq.formats.rules import check_model
 
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint"]
+__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_unchecked"]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -19,7 +19,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises ModelFileError when the files cannot be used (TruncatedError, FormatError, LimitError, UnsupportedError,
     UnsafeFileError), and OSError as the system gives it (FileNotFoundError, PermissionError, …)."""
-    model = _open(Path(path))
+    model = open_unchecked(Path(path))
     try:
         check_model(model)
     except BaseException:
@@ -28,7 +28,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return model
 
 
-def _open(path: Path) -> Checkpoint:
+def open_unchecked(path: Path) -> Checkpoint:
+    """As `open_checkpoint`, for files that are no model by themselves too."""
     if path.is_dir():
         if is_folder(path):
             return open_folder(path)

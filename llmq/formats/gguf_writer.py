@@ -19,7 +19,7 @@ import numpy.typing as npt
 from llmq.formats.atomic import AtomicFile
 from llmq.formats.checkpoint import MetaValue
 from llmq.formats.gguf_reader import DEFAULT_ALIGNMENT, MAX_NAME
-from llmq.formats.values import ValueType, encode_string, encode_value, type_of_value
+from llmq.formats.values import encode_string, encode_value, type_of_value
 from llmq.quant.types import QuantType
 
 __all__ = ["GGUFWriter", "TensorInfo"]
@@ -77,9 +77,7 @@ class GGUFWriter:
         architecture = metadata.get("general.architecture")
         parts = [b"GGUF", struct.pack("<IQQ", 3, len(self._infos), len(metadata))]
         for key, value in metadata.items():
-            kind, array = type_of_value(key, value, architecture if isinstance(architecture, str) else None)
-            if not array and key in types:
-                kind = ValueType(types[key])
+            kind, array = type_of_value(key, value, architecture if isinstance(architecture, str) else None, types)
             parts += [encode_string(key), encode_value(key, value, kind, array)]
         offset = 0
         seen = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
 
 import numpy as np
@@ -15,7 +16,16 @@ import numpy.typing as npt
 
 from llmq.formats.checkpoint import MetaValue
 
-__all__ = ["DTYPES", "ValueType", "check_key_type", "encode_string", "encode_value", "expected_types", "type_of_value"]
+__all__ = [
+    "DTYPES",
+    "ValueType",
+    "check_key_type",
+    "encode_string",
+    "encode_value",
+    "expected_types",
+    "show_type",
+    "type_of_value",
+]
 
 
 class ValueType(IntEnum):
@@ -141,7 +151,8 @@ def expected_types(key: str, architecture: str | None) -> frozenset[tuple[ValueT
     return _KNOWN.get(key, frozenset())
 
 
-def _show(kind: ValueType, array: bool) -> str:
+def show_type(kind: ValueType, array: bool) -> str:
+    """ "u32", "array of str", …"""
     return f"array of {_LONG[kind]}" if array else _LONG[kind]
 
 
@@ -150,14 +161,19 @@ def check_key_type(key: str, architecture: str | None, kind: ValueType, array: b
     allowed = expected_types(key, architecture)
     if not allowed or (kind, array) in allowed:
         return None
-    return f"expected {' or '.join(sorted(_show(k, a) for k, a in allowed))}, found {_show(kind, array)}"
+    return f"expected {' or '.join(sorted(show_type(k, a) for k, a in allowed))}, found {show_type(kind, array)}"
 
 
-def type_of_value(key: str, value: MetaValue, architecture: str | None) -> tuple[ValueType, bool]:
-    """The type a value is written with: the known type of the key, else what the gguf package gives such a Python value."""
+def type_of_value(
+    key: str, value: MetaValue, architecture: str | None, types: Mapping[str, int] | None = None
+) -> tuple[ValueType, bool]:
+    """The type a value is written with: that in `types` (which it had in its file), else the known type of the key, else what
+    the gguf package gives such a Python value."""
     if isinstance(value, np.ndarray):
         return _TYPE_OF_DTYPE[value.dtype.newbyteorder("<")], True
     array = isinstance(value, list)
+    if types is not None and key in types and not array:
+        return ValueType(types[key]), False
     sample = value[0] if isinstance(value, list) and value else value
     fits = [kind for kind, is_array in expected_types(key, architecture) if is_array == array and _holds(kind, sample)]
     if fits:
@@ -197,4 +213,4 @@ def encode_value(key: str, value: MetaValue, kind: ValueType, array: bool) -> by
         numbers: npt.NDArray[np.generic] = np.asarray(items, DTYPES[kind])
         return head + numbers.tobytes()
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"metadata {key!r}: {value!r:.80} does not fit {_show(kind, array)}") from error
+        raise ValueError(f"metadata {key!r}: {value!r:.80} does not fit {show_type(kind, array)}") from error

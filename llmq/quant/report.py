@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmq.errors import printable
+
 __all__ = ["QuantReport", "TensorReport"]
 
 
@@ -72,7 +74,7 @@ class QuantReport:
         head = ("tensor", "shape", "type", "MiB", "bits", "rmse", "relative")
         rows = [
             (
-                t.name,
+                printable(t.name),
                 "x".join(map(str, t.shape)),
                 t.type if t.type == t.source_type else f"{t.source_type} > {t.type}",
                 f"{t.bytes / 2**20:.2f}",
