@@ -1,7 +1,7 @@
-/* engine.c: walks the tape. Every thread of the pool goes through all steps; see plan.c for where they wait.
+/* engine.c: runs a tape as one job of the pool, phase by phase (plan.c).
  *
- * A cancelled run still walks on, doing nothing, so that no thread is left alone at a barrier; taking the work counters of all ops to their end
- * lets threads inside a long op come out after their current piece. */
+ * A cancelled run still goes through its phases, doing nothing; taking all counters to their end lets threads inside a long phase come
+ * out after their current piece. */
 #define _DEFAULT_SOURCE 1 /* madvise */
 #include "engine.h"
 
@@ -14,15 +14,17 @@
 #include "kernels.h"
 #include "ops/attention.h"
 
-/* Up to this many activations every thread prepares a matmul's input for itself: cheaper than a barrier, and they share nothing */
-enum { OWN_INPUT = 16384 };
+enum {
+    OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
+    SHARES = 4,        /* pieces of work per thread, where pieces are made to measure */
+};
 
 typedef struct {
     uint8_t *data;
     int64_t bytes;
 } block;
 
-typedef struct { /* as many as there are ops; a cache line each */
+typedef struct { /* strips taken of one matmul; a cache line each */
     _Alignas(64) int64_t next;
 } counter;
 
@@ -30,7 +32,8 @@ struct llmq_engine {
     llmq_op *ops;
     llmq_value *values;
     llmq_weight *weights;
-    counter *counters;
+    counter *strips;                                  /* by op */
+    llmq_phase *phases;                               /* by span; then one for packing */
     int32_t n_ops, n_weights, result, n_batch;
     llmq_plan plan;
     llmq_kv kv;
@@ -58,25 +61,27 @@ static llmq_status grow(block *b, int64_t bytes) {
     return b->data == NULL ? LLMQ_ERR_NOMEM : LLMQ_OK;
 }
 
-static int64_t rows_of(const llmq_engine *e, int32_t value, const llmq_batch *b) {
-    return e->values[value].tail ? b->n_out : b->n;
-}
+static int64_t rows_of(const llmq_batch *b, const llmq_span *span) { return span->tail ? b->n_out : b->n; }
 
 static int goes_alone(const llmq_engine *e, const llmq_packed *w, int64_t m) {
     return m * w->k <= OWN_INPUT || llmq_pool_threads(e->pool) == 1;
 }
 
+static const llmq_packed *matrix(const llmq_engine *e, const llmq_span *span, int32_t i) {
+    return &e->weights[e->ops[span->first + i].w0].packed;
+}
+
 /* Where the prepared inputs of a matmul group lie in the shared scratch: members of one kind share one. Returns the bytes of all. */
-static int64_t place_inputs(const llmq_engine *e, const llmq_step *head, int64_t m, int64_t *offsets) {
+static int64_t place_inputs(const llmq_engine *e, const llmq_span *span, int64_t m, int64_t *offsets) {
     const int nth = llmq_pool_threads(e->pool);
     int64_t bytes = 0;
-    for (int32_t i = 0; i < head->group; i++) {
-        const int kind = llmq_matmul_kind(&e->weights[head[i].op->w0].packed, m);
+    for (int32_t i = 0; i < span->n; i++) {
+        const int kind = llmq_matmul_kind(matrix(e, span, i), m);
         int32_t first = 0;
-        while (llmq_matmul_kind(&e->weights[head[first].op->w0].packed, m) != kind) first++;
+        while (llmq_matmul_kind(matrix(e, span, first), m) != kind) first++;
         int64_t most = 0;
-        for (int32_t j = first; j < head->group && first == i; j++) {
-            const llmq_packed *w = &e->weights[head[j].op->w0].packed;
+        for (int32_t j = first; j < span->n && first == i; j++) {
+            const llmq_packed *w = matrix(e, span, j);
             const int64_t need = llmq_matmul_kind(w, m) == kind ? llmq_matmul_scratch(w, m, nth) : 0;
             if (need > most) most = need;
         }
@@ -92,17 +97,15 @@ static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static void scratch_sizes(const llmq_engine *e, const llmq_batch *b, int64_t *shared, int64_t *own) {
     int64_t offsets[LLMQ_MAX_GROUP];
     *shared = *own = 0;
-    for (int32_t i = 0; i < e->n_ops; i++) {
-        const llmq_step *step = &e->plan.steps[i];
-        if (step->op->kind == LLMQ_OP_ATTN) *own = max64(*own, llmq_attn_scratch(&e->kv, step->op) * (int64_t)sizeof(float));
-        if (step->op->kind != LLMQ_OP_MATMUL) continue;
-        const llmq_packed *w = &e->weights[step->op->w0].packed;
-        const int64_t m = rows_of(e, step->op->a, b);
-        if (m == 0) continue;
-        if (goes_alone(e, w, m))
-            *own = max64(*own, llmq_matmul_scratch(w, m, llmq_pool_threads(e->pool)));
-        else if (step->group)
-            *shared = max64(*shared, place_inputs(e, step, m, offsets));
+    for (int32_t i = 0; i < e->plan.n_spans; i++) {
+        const llmq_span *span = &e->plan.spans[i];
+        const int64_t m = rows_of(b, span);
+        if (m > 0 && span->kind == LLMQ_ATTEND)
+            *own = max64(*own, llmq_attn_scratch(&e->kv, &e->ops[span->first]) * (int64_t)sizeof(float));
+        if (m == 0 || span->kind != LLMQ_MULTIPLY) continue;
+        if (!goes_alone(e, matrix(e, span, 0), m)) *shared = max64(*shared, place_inputs(e, span, m, offsets));
+        for (int32_t j = 0; j < span->n && goes_alone(e, matrix(e, span, 0), m); j++)
+            *own = max64(*own, llmq_matmul_scratch(matrix(e, span, j), m, llmq_pool_threads(e->pool)));
     }
     *own = align64(*own);
 }
@@ -189,8 +192,8 @@ static void embed_row(const llmq_engine *e, const llmq_op *op, int64_t r) {
 }
 
 /* Rows r0 .. r1-1 of an op that goes by rows. */
-static void run_rows(const llmq_engine *e, const llmq_step *step, int64_t r0, int64_t r1) {
-    const llmq_op *op = step->op;
+static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
+    const llmq_op *op = &e->ops[i];
     const llmq_kernels *k = llmq_kernels_used();
     const int32_t shape = op->out >= 0 ? op->out : op->a;
     const int64_t n = width(e, shape), all = (r1 - r0) * n; /* most ops see their rows as one vector */
@@ -208,7 +211,7 @@ static void run_rows(const llmq_engine *e, const llmq_step *step, int64_t r0, in
     case LLMQ_OP_SOFTCAP: k->softcap(out, a, all, op->f[0]); return;
     case LLMQ_OP_RMSNORM: {
         const int64_t group = op->i[0] > 0 ? op->i[0] : n;
-        for (int64_t i = 0; i < all; i += group) k->rmsnorm(out + i, a + i, w0, group, op->f[0]);
+        for (int64_t at = 0; at < all; at += group) k->rmsnorm(out + at, a + at, w0, group, op->f[0]);
         return;
     }
     default: break;
@@ -217,7 +220,7 @@ static void run_rows(const llmq_engine *e, const llmq_step *step, int64_t r0, in
         switch (op->kind) {
         case LLMQ_OP_EMBED: embed_row(e, op, r); break;
         case LLMQ_OP_LAYERNORM: k->layernorm(out, a, w0, w1, n, op->f[0]); break;
-        case LLMQ_OP_ROPE: k->rope(out, a, rope_row(e, &e->plan.ropes[step->rope], r), op->i[0], op->i[1], op->i[2], op->i[3]); break;
+        case LLMQ_OP_ROPE: k->rope(out, a, rope_row(e, &e->plan.ropes[e->plan.rope_of[i]], r), op->i[0], op->i[1], op->i[2], op->i[3]); break;
         case LLMQ_OP_KV_PUT:
             llmq_kv_put(&e->kv, e->batch.sequences[r], op->slot, e->batch.positions[r], a, value(e, op->b) + r * width(e, op->b));
             break;
@@ -229,77 +232,81 @@ static void run_rows(const llmq_engine *e, const llmq_step *step, int64_t r0, in
     }
 }
 
-static void run_matmul(llmq_engine *e, int32_t i, void *input, int tid, int nth) {
-    const llmq_op *op = e->plan.steps[i].op;
-    const float *bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL;
-    llmq_matmul_run(&e->weights[op->w0].packed, 0, bias, value(e, op->a), rows_of(e, op->a, &e->batch), width(e, op->a), input,
-                    value(e, op->out), width(e, op->out), &e->counters[i].next, tid, nth);
-}
-
 static int is_cancelled(llmq_engine *e) { return atomic_load_explicit(&e->cancelled, memory_order_relaxed); }
 
-/* Matmuls that read the same input: prepare it once for each kind of them, wait, run them all. */
-static void run_group(llmq_engine *e, int32_t head, uint8_t *own, int tid, int nth) {
-    const llmq_step *steps = &e->plan.steps[head];
-    const int32_t a = steps->op->a;
-    const int64_t m = rows_of(e, a, &e->batch);
-    const float *x = value(e, a);
-    if (m == 0) return;
-    const int alone = goes_alone(e, &e->weights[steps->op->w0].packed, m);
+/* Piece `piece` of a phase that is cut into `pieces`: a share of the rows, carried through all its ops. */
+static void carry_rows(llmq_engine *e, const llmq_span *span, int64_t piece, int64_t pieces) {
+    const int64_t rows = rows_of(&e->batch, span), r0 = rows * piece / pieces, r1 = rows * (piece + 1) / pieces;
+    if (span->first == 0) fill_ropes(e, r0, r1);
+    for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) run_rows(e, span->first + i, r0, r1);
+}
+
+/* The same for the input of matmuls: prepared once for each kind of them. */
+static void prepare_input(llmq_engine *e, const llmq_span *span, int64_t piece, int64_t pieces) {
+    const int32_t a = e->ops[span->first].a;
+    const int64_t m = rows_of(&e->batch, span);
     int64_t offsets[LLMQ_MAX_GROUP];
-    int prepared = -1;
-    if (!alone) {
-        place_inputs(e, steps, m, offsets);
-        for (int32_t i = 0; i < steps->group; i++) {
-            int32_t first = 0;
-            while (offsets[first] != offsets[i]) first++;
-            if (first == i && !is_cancelled(e))
-                llmq_matmul_prepare(&e->weights[steps[i].op->w0].packed, x, m, width(e, a), e->shared.data + offsets[i], tid, nth);
-        }
-        llmq_pool_barrier(e->pool, tid);
-    }
-    for (int32_t i = 0; i < steps->group && !is_cancelled(e); i++) {
-        const llmq_packed *w = &e->weights[steps[i].op->w0].packed;
-        if (alone && prepared != llmq_matmul_kind(w, m)) {
-            llmq_matmul_prepare(w, x, m, width(e, a), own, 0, 1);
-            prepared = llmq_matmul_kind(w, m);
-        }
-        run_matmul(e, head + i, alone ? own : e->shared.data + offsets[i], tid, nth);
+    place_inputs(e, span, m, offsets);
+    for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) {
+        int32_t first = 0;
+        while (offsets[first] != offsets[i]) first++;
+        if (first == i) llmq_matmul_prepare(matrix(e, span, i), value(e, a), m, width(e, a), e->shared.data + offsets[i], (int)piece, (int)pieces);
     }
 }
 
-static void run_attention(llmq_engine *e, int32_t i, uint8_t *own, int nth) {
-    const llmq_op *op = e->plan.steps[i].op;
+static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int tid, int nth) {
+    const int32_t a = e->ops[span->first].a;
+    const int64_t m = rows_of(&e->batch, span);
+    const int alone = goes_alone(e, matrix(e, span, 0), m);
+    int64_t offsets[LLMQ_MAX_GROUP];
+    int prepared = -1;
+    if (!alone) place_inputs(e, span, m, offsets);
+    for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) {
+        const llmq_op *op = &e->ops[span->first + i];
+        const llmq_packed *w = matrix(e, span, i);
+        const float *bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL;
+        if (alone && prepared != llmq_matmul_kind(w, m)) {
+            llmq_matmul_prepare(w, value(e, a), m, width(e, a), own, 0, 1);
+            prepared = llmq_matmul_kind(w, m);
+        }
+        llmq_matmul_run(w, 0, bias, value(e, a), m, width(e, a), alone ? own : e->shared.data + offsets[i], value(e, op->out),
+                        width(e, op->out), &e->strips[span->first + i].next, tid, nth);
+    }
+}
+
+static void attend(llmq_engine *e, const llmq_span *span, int64_t *next, uint8_t *own, int nth) {
+    const llmq_op *op = &e->ops[span->first];
     const llmq_attn attn = {
         .kv = &e->kv, .op = op, .groups = &e->groups, .sinks = op->w0 >= 0 ? e->weights[op->w0].f32 : NULL, .q = value(e, op->a),
-        .out = value(e, op->out), .next = &e->counters[i].next, .arrived = e->arrived,
+        .out = value(e, op->out), .next = next, .arrived = e->arrived,
         .partials = (float *)(void *)e->partials.data, .scratch = (float *)(void *)own,
     };
     llmq_attn_run(&attn, nth);
 }
 
-static void walk(void *arg, int tid, int nth) {
+static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
     llmq_engine *e = arg;
+    const llmq_span *span = &e->plan.spans[phase];
+    const int64_t rows = rows_of(&e->batch, span), pieces = rows < SHARES * nth ? rows : SHARES * nth;
     uint8_t *own = e->own.data + tid * e->own_part;
-    const int64_t n = e->batch.n;
-    fill_ropes(e, n * tid / nth, n * (tid + 1) / nth);
-    for (int32_t i = 0; i < e->n_ops; i++) {
-        const llmq_step *step = &e->plan.steps[i];
-        if (step->barrier) llmq_pool_barrier(e->pool, tid);
-        if (step->op->kind == LLMQ_OP_MATMUL) {
-            if (step->group) run_group(e, i, own, tid, nth);
-        } else if (is_cancelled(e)) {
-            continue;
-        } else if (step->op->kind == LLMQ_OP_ATTN) {
-            run_attention(e, i, own, nth);
-        } else {
-            const int64_t rows = rows_of(e, step->op->out >= 0 ? step->op->out : step->op->a, &e->batch);
-            run_rows(e, step, rows * tid / nth, rows * (tid + 1) / nth);
-        }
+    if (is_cancelled(e)) return;
+    if (span->kind == LLMQ_MULTIPLY) {
+        multiply(e, span, own, tid, nth);
+    } else if (span->kind == LLMQ_ATTEND) {
+        attend(e, span, next, own, nth);
+    } else {
+        for (int64_t piece; (piece = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < pieces;)
+            (span->kind == LLMQ_PREPARE ? prepare_input : carry_rows)(e, span, piece, pieces);
     }
 }
 
 /* ---- the engine -------------------------------------------------------------------------------------------------------- */
+
+static llmq_phase *phases_new(int32_t n) {
+    llmq_phase *phases = aligned_alloc(64, (size_t)n * sizeof *phases);
+    if (phases != NULL) memset(phases, 0, (size_t)n * sizeof *phases);
+    return phases;
+}
 
 llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t n_weights,
                             int32_t result, int32_t kv_type, int32_t n_batch, int n_threads) {
@@ -316,9 +323,9 @@ llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops
     e->ops = malloc(((size_t)n_ops + 1) * sizeof *ops);
     e->values = malloc(((size_t)n_values + 1) * sizeof *values);
     e->weights = calloc((size_t)n_weights + 1, sizeof *e->weights);
-    e->counters = aligned_alloc(64, ((size_t)n_ops + 1) * sizeof *e->counters);
+    e->strips = aligned_alloc(64, ((size_t)n_ops + 1) * sizeof *e->strips);
     llmq_kv_slot *slots = calloc((size_t)n_ops + 1, sizeof *slots);
-    if (e->ops != NULL && e->values != NULL && e->weights != NULL && e->counters != NULL && slots != NULL) {
+    if (e->ops != NULL && e->values != NULL && e->weights != NULL && e->strips != NULL && slots != NULL) {
         memcpy(e->ops, ops, (size_t)n_ops * sizeof *ops);
         memcpy(e->values, values, (size_t)n_values * sizeof *values);
         for (int32_t i = 0; i < n_ops; i++)
@@ -328,6 +335,7 @@ llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops
             }
         status = llmq_kv_init(&e->kv, kv_type, slots, n_slots);
         if (status == LLMQ_OK) status = llmq_plan_make(&e->plan, e->ops, n_ops, e->values, n_values, result);
+        if (status == LLMQ_OK && (e->phases = phases_new(e->plan.n_spans + 1)) == NULL) status = LLMQ_ERR_NOMEM;
         if (status == LLMQ_OK && (e->pool = llmq_pool_new(n_threads)) == NULL) status = LLMQ_ERR_NOMEM;
     }
     free(slots);
@@ -349,7 +357,8 @@ void llmq_engine_free(llmq_engine *e) {
     free(e->ops);
     free(e->values);
     free(e->weights);
-    free(e->counters);
+    free(e->strips);
+    free(e->phases);
     free(e);
 }
 
@@ -362,12 +371,17 @@ typedef struct {
     atomic_int broken;
 } packing;
 
-static void pack_share(void *arg, int tid, int nth) {
+static void pack_work(void *arg, int phase, int64_t *next, int tid, int nth) {
     packing *p = arg;
     const llmq_codec *codec = llmq_codec_of(p->w->type);
-    const int64_t n = p->w->n * p->w->experts, first = n * tid / nth, last = n * (tid + 1) / nth, k = p->w->k;
-    if (!codec->check(p->rows + first * (k / codec->block) * codec->bytes, (last - first) * k)) atomic_store(&p->broken, 1);
-    llmq_pack(p->w, p->rows, tid, nth);
+    const int64_t n = p->w->n * p->w->experts, k = p->w->k, pieces = SHARES * nth;
+    (void)phase;
+    (void)tid;
+    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < pieces;) {
+        const int64_t first = n * i / pieces, last = n * (i + 1) / pieces;
+        if (!codec->check(p->rows + first * (k / codec->block) * codec->bytes, (last - first) * k)) atomic_store(&p->broken, 1);
+        llmq_pack(p->w, p->rows, (int)i, (int)pieces);
+    }
 }
 
 llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages) {
@@ -386,7 +400,7 @@ llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n,
     w.data = data;
     free(e->weights[i].packed.data);
     e->weights[i].packed = w;
-    llmq_pool_run(e->pool, pack_share, &job);
+    llmq_pool_run(e->pool, &e->phases[e->plan.n_spans], 1, pack_work, &job);
     return job.broken ? LLMQ_ERR_NONFINITE : LLMQ_OK;
 }
 
@@ -450,8 +464,13 @@ llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
 }
 
 /* Atomic, because llmq_engine_cancel comes from another thread than llmq_engine_run. */
-static void set_counters(llmq_engine *e, int64_t next) {
-    for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->counters[i].next, next, __ATOMIC_RELAXED);
+static void set_strips(llmq_engine *e, int64_t next) {
+    for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->strips[i].next, next, __ATOMIC_RELAXED);
+}
+
+static int has_work(const llmq_engine *e, const llmq_span *span) {
+    const int64_t m = rows_of(&e->batch, span);
+    return m > 0 && !(span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m));
 }
 
 llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) {
@@ -462,9 +481,10 @@ llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) 
         e->logits = logits + first * width(e, e->result);
         group_tokens(e, &e->batch, n);
         memset(e->arrived, 0, sizeof e->arrived);
-        set_counters(e, 0);
+        set_strips(e, 0);
+        for (int32_t i = 0; i < e->plan.n_spans; i++) e->phases[i].empty = !has_work(e, &e->plan.spans[i]);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
-        llmq_pool_run(e->pool, walk, e);
+        llmq_pool_run(e->pool, e->phases, e->plan.n_spans, work, e);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
     }
     return LLMQ_OK;
@@ -484,5 +504,6 @@ void llmq_engine_arm(llmq_engine *e) { atomic_store(&e->cancelled, 0); }
 
 void llmq_engine_cancel(llmq_engine *e) {
     atomic_store(&e->cancelled, 1);
-    set_counters(e, INT64_MAX / 2);
+    set_strips(e, INT64_MAX / 2);
+    for (int32_t i = 0; i < e->plan.n_spans; i++) __atomic_store_n(&e->phases[i].next, INT64_MAX / 2, __ATOMIC_RELAXED);
 }

@@ -15,13 +15,13 @@ typedef struct llmq_batch { /* see llmq/engine/base.py; sequences are those of l
 
 enum { LLMQ_MAX_GROUP = 32 };
 
-typedef struct llmq_step {
-    const llmq_op *op;
-    int32_t barrier;  /* threads wait for each other before it */
-    int32_t group;    /* MATMUL: how many steps from here read the same input without a barrier (at most
-                       * LLMQ_MAX_GROUP); 0: inside such a group */
-    int32_t rope;     /* ROPE: index of its table */
-} llmq_step;
+enum llmq_span_kind { LLMQ_BY_ROWS, LLMQ_PREPARE, LLMQ_MULTIPLY, LLMQ_ATTEND };
+
+typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
+    int32_t kind;
+    int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND: one op */
+    int32_t tail;      /* its rows are the output rows */
+} llmq_span;
 
 typedef struct llmq_rope { /* a distinct table of cosines and sines */
     int32_t weight, dims;
@@ -30,9 +30,11 @@ typedef struct llmq_rope { /* a distinct table of cosines and sines */
 } llmq_rope;
 
 typedef struct llmq_plan {
-    llmq_step *steps;
-    llmq_rope *ropes;
+    llmq_span *spans;
+    int32_t n_spans;
     int32_t n_ropes;
+    llmq_rope *ropes;
+    int32_t *rope_of;    /* by op: the table of a ROPE */
     int64_t rope_floats; /* per token */
     int64_t arena;       /* floats per token, without the result */
     int32_t whole_batch; /* attention that is not causal: a batch must not be cut */

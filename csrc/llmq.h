@@ -82,16 +82,25 @@ float llmq_dot_float(const llmq_codec *, const void *row, const float *x, int64_
 
 /* ---- thread pool (csrc/threads.c) ------------------------------------------------------------------------------------ */
 
+/* A job is phases in order. Each thread that is awake and finds a phase open takes part in it: it calls work once, which takes
+ * pieces from *next until none is left. A phase is over when every thread that took part has come back, and only then does the next
+ * one begin; nobody waits for a thread that was not there. So work must find nothing to do once all pieces are taken, and the caller
+ * alone must be enough. */
 enum { LLMQ_MAX_THREADS = 64 };
 typedef struct llmq_pool llmq_pool;
-typedef void (*llmq_task)(void *arg, int tid, int nth);
+typedef struct llmq_phase {
+    _Alignas(64) uint64_t state;      /* the pool's */
+    int32_t empty;                    /* 1: nothing to do, skipped; set by the caller before the job */
+    _Alignas(64) int64_t next;        /* set to 0 by the pool; to be used with atomic operations */
+} llmq_phase;
+typedef void llmq_work(void *arg, int phase, int64_t *next, int tid, int nth);
 
-llmq_pool *llmq_pool_new(int n_threads);                     /* NULL when threads cannot be had; the caller is thread 0 */
+llmq_pool *llmq_pool_new(int n_threads);                     /* NULL when threads cannot be had; the caller of jobs is thread 0 */
 void llmq_pool_free(llmq_pool *);
 int llmq_pool_threads(const llmq_pool *);
 int llmq_pool_ready(llmq_pool *);                            /* after fork: new workers, perhaps fewer; the number of threads */
-void llmq_pool_run(llmq_pool *, llmq_task, void *arg);       /* every thread runs task(arg, tid, nth); returns when all are done */
-void llmq_pool_barrier(llmq_pool *, int tid);                /* inside a task: all threads wait for each other */
+/* One job at a time. The phases must stay where they are until the pool is freed: a late thread may still look at their state. */
+void llmq_pool_run(llmq_pool *, llmq_phase *phases, int n_phases, llmq_work *work, void *arg);
 
 /* ---- packed weights and matmul (csrc/pack.c, csrc/ops/matmul.c, csrc/isa/) --------------------------------------------- */
 
@@ -111,9 +120,9 @@ llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, in
 void llmq_pack(const llmq_packed *, const void *rows, int tid, int nth);
 void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst);             /* dequantized, equal to the codec */
 
-/* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two steps with a barrier between, each run by every thread of the pool:
- * prepare converts the activations (8-bit integers per 32, or bf16 tiles, as the path for (type, m, ISA) wants them) into scratch;
- * run takes strips from *next (an atomic counter that is 0 at the start) until none is left. */
+/* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two phases: all shares tid of nth of prepare, which converts the activations (8-bit integers
+ * per 32, or bf16 tiles, as the path for (type, m, ISA) wants them) into scratch; then run by any of nth threads, which takes strips
+ * from *next (an atomic counter that is 0 at the start) until none is left. */
 int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth);  /* bytes of 64-byte aligned scratch */
 int llmq_matmul_kind(const llmq_packed *, int64_t m);                  /* equal kinds and equal k share one prepared x */
 void llmq_matmul_prepare(const llmq_packed *, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth);

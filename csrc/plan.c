@@ -1,10 +1,12 @@
-/* plan.c: where threads must wait for each other on a tape.
+/* plan.c: a tape cut into phases (see llmq_pool_run).
  *
- * Every op spreads its work in one of two ways: by rows (thread t has a share of the tokens; the same share in every such op) or by
- * anything else. Walking the tape, all accesses since the last barrier are remembered as ranges of an address space: arena floats per
- * token, then one address each for the result, the scratch memories and the state slots. A barrier is needed before an op that touches
- * an overlapping range when one of the two writes, unless both go by rows over the very same matrix: then each thread meets only its own
- * rows. Values that share arena memory at different times are covered by the same rule. */
+ * Ops that treat every row by itself share a phase as long as each row can go through all of them alone: a thread takes some rows and
+ * carries them from the first op to the last. Walking the tape, the accesses of the phase's ops are remembered as ranges of an address
+ * space: arena floats per token, then one address each for the result and the state slots. An op must begin a new phase when it touches
+ * an overlapping range and one of the two writes, unless both go by rows over the very same matrix. Values that share arena memory at
+ * different times are covered by the same rule.
+ *
+ * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention is a phase. */
 #include <stdlib.h>
 
 #include "engine.h"
@@ -14,9 +16,9 @@ typedef struct {
     int32_t rows, tail, write;
 } access;
 
-enum { MATMUL_SCRATCH, ATTN_SCRATCH, RESULT, FIRST_SLOT }; /* addresses past the arena */
+enum { RESULT, FIRST_SLOT }; /* addresses past the arena */
 static const int64_t PAST_ARENA = (int64_t)1 << 60;
-enum { MAX_ACCESSES = 6 };
+enum { MAX_ACCESSES = 4 };
 
 typedef struct {
     const llmq_value *values;
@@ -38,28 +40,17 @@ static int conflict(const access *x, const access *y) {
     return x->from < y->to && y->from < x->to && (x->write || y->write) && !same;
 }
 
-/* continues: a MATMUL that shares the prepared input of the one before it, so it leaves the scratch alone */
-static int32_t accesses_of(const tape *t, const llmq_op *op, int continues, access out[MAX_ACCESSES]) {
-    int32_t n = 0, by_rows = 1;
-    switch (op->kind) {
-    case LLMQ_OP_MATMUL:
-        by_rows = 0;
-        if (!continues) out[n++] = other_access(MATMUL_SCRATCH, 0, 1);
-        break;
-    case LLMQ_OP_ATTN:
-        by_rows = 0;
-        out[n++] = other_access(ATTN_SCRATCH, 0, 1);
-        out[n++] = other_access(FIRST_SLOT + op->slot, 0, 0);
-        break;
-    case LLMQ_OP_KV_PUT:
-        out[n++] = other_access(FIRST_SLOT + op->slot, 1, 1);
-        break;
-    default:
-        break;
-    }
-    if (op->a >= 0) out[n++] = value_access(t, op->a, by_rows && op->kind != LLMQ_OP_ROWS, 0);
-    if (op->b >= 0) out[n++] = value_access(t, op->b, by_rows, 0);
-    if (op->out >= 0) out[n++] = value_access(t, op->out, by_rows, 1);
+static int32_t kind_of(const llmq_op *op) {
+    return op->kind == LLMQ_OP_MATMUL ? LLMQ_MULTIPLY : op->kind == LLMQ_OP_ATTN ? LLMQ_ATTEND : LLMQ_BY_ROWS;
+}
+
+static int32_t accesses_of(const tape *t, const llmq_op *op, access out[MAX_ACCESSES]) {
+    const int32_t rows = kind_of(op) == LLMQ_BY_ROWS;
+    int32_t n = 0;
+    if (op->slot >= 0) out[n++] = other_access(FIRST_SLOT + op->slot, rows, op->kind == LLMQ_OP_KV_PUT);
+    if (op->a >= 0) out[n++] = value_access(t, op->a, rows && op->kind != LLMQ_OP_ROWS, 0);
+    if (op->b >= 0) out[n++] = value_access(t, op->b, rows, 0);
+    if (op->out >= 0) out[n++] = value_access(t, op->out, rows, 1);
     return n;
 }
 
@@ -71,49 +62,65 @@ static int32_t rope_table(llmq_plan *plan, const llmq_op *op) {
     return plan->n_ropes++;
 }
 
+/* 1 when op can go on in a span that holds `n_since` accesses */
+static int continues(const tape *t, const llmq_span *span, const llmq_op *first, const llmq_op *op, const access *since, int32_t n_since) {
+    access mine[MAX_ACCESSES];
+    const int32_t n = accesses_of(t, op, mine), tail = t->values[op->out >= 0 ? op->out : op->a].tail;
+    if (span == NULL || span->kind != kind_of(op) || span->tail != tail || span->kind == LLMQ_ATTEND) return 0;
+    if (span->kind == LLMQ_MULTIPLY && (op->a != first->a || span->n == LLMQ_MAX_GROUP)) return 0;
+    for (int32_t x = 0; x < n; x++)
+        for (int32_t y = 0; y < n_since; y++)
+            if (conflict(&mine[x], &since[y])) return 0;
+    return 1;
+}
+
 llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t result) {
     const tape t = {values, result};
-    access *since = malloc(((size_t)n_ops + 1) * MAX_ACCESSES * sizeof *since); /* accesses since the last barrier */
-    *plan = (llmq_plan){.steps = calloc((size_t)n_ops + 1, sizeof *plan->steps), .ropes = calloc((size_t)n_ops + 1, sizeof *plan->ropes)};
-    if (since == NULL || plan->steps == NULL || plan->ropes == NULL) {
+    access *since = malloc(((size_t)n_ops + 1) * MAX_ACCESSES * sizeof *since); /* of the last span */
+    int32_t n_since = 0;
+    *plan = (llmq_plan){0};
+    plan->spans = calloc(2 * (size_t)n_ops + 1, sizeof *plan->spans);
+    plan->ropes = calloc((size_t)n_ops + 1, sizeof *plan->ropes);
+    plan->rope_of = calloc((size_t)n_ops + 1, sizeof *plan->rope_of);
+    if (since == NULL || plan->spans == NULL || plan->ropes == NULL || plan->rope_of == NULL) {
         free(since);
         llmq_plan_free(plan);
         return LLMQ_ERR_NOMEM;
     }
     for (int32_t v = 0; v < n_values; v++)
         if (v != result && values[v].offset + values[v].width > plan->arena) plan->arena = values[v].offset + values[v].width;
-    int32_t n_since = 0;
-    llmq_step *head = NULL; /* of the matmul group that the next op may continue */
+    llmq_span *span = NULL;
     for (int32_t i = 0; i < n_ops; i++) {
-        llmq_step *step = &plan->steps[i];
-        const int continues = head != NULL && ops[i].kind == LLMQ_OP_MATMUL && ops[i].a == head->op->a && head->group < LLMQ_MAX_GROUP;
-        access mine[MAX_ACCESSES];
-        int32_t n = accesses_of(&t, &ops[i], continues, mine);
-        *step = (llmq_step){.op = &ops[i]};
-        for (int32_t x = 0; x < n; x++)
-            for (int32_t y = 0; y < n_since; y++) step->barrier |= conflict(&mine[x], &since[y]);
-        if (step->barrier) {
+        const llmq_op *op = &ops[i];
+        if (!continues(&t, span, span ? &ops[span->first] : NULL, op, since, n_since)) {
+            const llmq_span next = {.kind = kind_of(op), .first = i, .tail = values[op->out >= 0 ? op->out : op->a].tail};
+            span = &plan->spans[plan->n_spans];
+            *span = next;
+            if (next.kind == LLMQ_MULTIPLY) {
+                span->kind = LLMQ_PREPARE;
+                *++span = next;
+            }
+            plan->n_spans = (int32_t)(span - plan->spans) + 1;
             n_since = 0;
-            n = accesses_of(&t, &ops[i], 0, mine);
         }
-        if (ops[i].kind != LLMQ_OP_MATMUL) {
-            head = NULL;
-        } else if (continues && !step->barrier) {
-            head->group++;
-        } else {
-            head = step;
-            step->group = 1;
-        }
-        for (int32_t x = 0; x < n; x++) since[n_since++] = mine[x];
-        if (ops[i].kind == LLMQ_OP_ROPE) step->rope = rope_table(plan, &ops[i]);
-        if (ops[i].kind == LLMQ_OP_ATTN && ops[i].i[5]) plan->whole_batch = 1;
+        span->n++;
+        if (span->kind == LLMQ_MULTIPLY) span[-1].n++;
+        n_since += accesses_of(&t, op, since + n_since);
+        if (op->kind == LLMQ_OP_ROPE) plan->rope_of[i] = rope_table(plan, op);
+        if (op->kind == LLMQ_OP_ATTN && op->i[5]) plan->whole_batch = 1;
     }
     free(since);
+    /* the tables are filled along with the first op, which goes by rows over all tokens */
+    if (n_ops < 1 || ops[0].kind != LLMQ_OP_EMBED) {
+        llmq_plan_free(plan);
+        return LLMQ_ERR_ARG;
+    }
     return LLMQ_OK;
 }
 
 void llmq_plan_free(llmq_plan *plan) {
-    free(plan->steps);
+    free(plan->spans);
     free(plan->ropes);
+    free(plan->rope_of);
     *plan = (llmq_plan){0};
 }

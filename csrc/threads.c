@@ -1,20 +1,22 @@
-/* threads.c: the pool. Own pthreads; a run wakes them, a barrier lets them wait for each other.
+/* threads.c: the pool. Own pthreads that help a caller through the phases of a job.
  *
- * Waiting is a bounded spin (SPIN_NS, nothing when there are more threads than cores) and then sleep on a condition variable, so
- * that a machine shared with other busy processes is neither stalled nor heated. Who changes a word that others wait for stores it
- * first and looks at `sleepers` afterwards; who goes to sleep counts itself first and looks at the word afterwards. With sequentially
- * consistent order at least one of the two sees the other, so no wake-up is lost.
+ * A phase's state is one word, [job number : 32][over : 1][threads inside : 31]. A thread enters by adding one, unless the phase is over
+ * or belongs to another job; it leaves by subtracting one, and since it leaves only when no piece is left, whoever brings the count to
+ * zero marks the phase as over. So a thread that the system does not run is waited for only if it is inside a phase, which makes
+ * the pool bearable on machines that other processes keep busy. A worker that comes late finds phases that are over and hurries
+ * through them; when the caller has gone on to another job meanwhile, the job number tells.
  *
- * A barrier is one arrival counter and one phase word: the last to arrive resets the counter and advances the phase.
+ * Waiting is a bounded spin (SPIN_NS, nothing when there are more threads than cores), then sleep on a condition variable. Who changes a
+ * word that others wait for does so first and looks at `sleepers` afterwards; who goes to sleep counts itself first and looks at
+ * the word afterwards. In sequentially consistent order at least one of them sees the other, so no wake-up is lost.
  *
- * After fork() the child has no worker threads; the first run there starts new ones (the process id tells). Workers block every
- * signal, so that signal handlers run in threads of the caller's. Inside a run every thread, the caller too, flushes denormals to
- * zero; the caller's floating-point mode is restored at the end. */
+ * After fork() the child has no workers; the first job there starts new ones (the process id tells). Workers block every signal, so
+ * that handlers run in threads of the caller's. Inside a job every thread, the caller too, flushes denormals to zero; the caller's
+ * floating-point mode is restored at the end. */
 #define _GNU_SOURCE 1 /* sched_getaffinity */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,17 +25,21 @@
 
 enum { SPIN_NS = 40000, SPIN_STEPS = 64 };
 
-struct llmq_pool {
-    int n;                   /* threads, the caller included */
-    int spin_ns;
-    pid_t pid;               /* the process the workers live in */
-    llmq_task task;
+typedef struct {
+    llmq_phase *phases;
+    int n_phases;
+    llmq_work *work;
     void *arg;
+} job;
+
+struct llmq_pool {
+    int n;                            /* threads, the caller included */
+    int spin_ns;
+    pid_t pid;                        /* the process the workers live in */
+    _Alignas(64) uint32_t announced;  /* number of the job; odd while `next_job` is written */
     int stop;
-    _Alignas(64) atomic_uint epoch;   /* advances when there is a task to run */
-    _Alignas(64) atomic_uint arrived; /* at the current barrier */
-    _Alignas(64) atomic_uint phase;
-    atomic_int sleepers;
+    job next_job;                     /* each member atomic */
+    int sleepers;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     pthread_t worker[LLMQ_MAX_THREADS];
@@ -76,57 +82,109 @@ static int64_t now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void wait_while(llmq_pool *p, atomic_uint *word, unsigned old) {
+static void wake_sleepers(llmq_pool *p) {
+    if (__atomic_load_n(&p->sleepers, __ATOMIC_SEQ_CST) == 0) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+typedef int ready_fn(const void *word, uint32_t job_number);
+
+static void wait_until(llmq_pool *p, ready_fn *ready, const void *word, uint32_t number) {
+    if (ready(word, number)) return;
     if (p->spin_ns > 0) {
         const int64_t until = now_ns() + p->spin_ns;
         do {
             for (int i = 0; i < SPIN_STEPS; i++) {
-                if (atomic_load_explicit(word, memory_order_acquire) != old) return;
+                if (ready(word, number)) return;
                 pause_briefly();
             }
         } while (now_ns() < until);
     }
     pthread_mutex_lock(&p->lock);
-    atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(word) == old) pthread_cond_wait(&p->wake, &p->lock);
-    atomic_fetch_sub(&p->sleepers, 1);
+    __atomic_add_fetch(&p->sleepers, 1, __ATOMIC_SEQ_CST);
+    while (!ready(word, number)) pthread_cond_wait(&p->wake, &p->lock);
+    __atomic_sub_fetch(&p->sleepers, 1, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&p->lock);
 }
 
-static void advance(llmq_pool *p, atomic_uint *word) {
-    atomic_fetch_add(word, 1);
-    if (atomic_load(&p->sleepers) > 0) {
-        pthread_mutex_lock(&p->lock);
-        pthread_cond_broadcast(&p->wake);
-        pthread_mutex_unlock(&p->lock);
-    }
+/* ---- phases ---------------------------------------------------------------------------------------------------------- */
+
+static const uint64_t OVER = (uint64_t)1 << 31;
+
+static uint64_t state_of(uint32_t number) { return (uint64_t)number << 32; }
+
+static int is_past(const void *word, uint32_t number) { /* over, or of another job */
+    const uint64_t s = __atomic_load_n((const uint64_t *)word, __ATOMIC_SEQ_CST);
+    return s >> 32 != number || (s & OVER) != 0;
 }
 
-void llmq_pool_barrier(llmq_pool *p, int tid) {
-    (void)tid;
-    if (p->n == 1) return;
-    const unsigned phase = atomic_load_explicit(&p->phase, memory_order_relaxed);
-    if (atomic_fetch_add(&p->arrived, 1) + 1 == (unsigned)p->n) {
-        atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
-        advance(p, &p->phase);
-    } else {
-        wait_while(p, &p->phase, phase);
+static int enter(llmq_phase *phase, uint32_t number) {
+    uint64_t s = __atomic_load_n(&phase->state, __ATOMIC_ACQUIRE);
+    while (s >> 32 == number && (s & OVER) == 0)
+        if (__atomic_compare_exchange_n(&phase->state, &s, s + 1, 1, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return 1;
+    return 0;
+}
+
+static void leave(llmq_pool *p, llmq_phase *phase, uint32_t number) {
+    uint64_t alone = state_of(number);
+    if (__atomic_sub_fetch(&phase->state, 1, __ATOMIC_ACQ_REL) != alone) return;
+    if (__atomic_compare_exchange_n(&phase->state, &alone, alone | OVER, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) wake_sleepers(p);
+}
+
+static void go_through(llmq_pool *p, const job *j, uint32_t number, int tid) {
+    for (int i = 0; i < j->n_phases; i++) {
+        llmq_phase *phase = &j->phases[i];
+        if (enter(phase, number)) {
+            j->work(j->arg, i, &phase->next, tid, p->n);
+            leave(p, phase, number);
+        }
+        wait_until(p, is_past, &phase->state, number);
     }
 }
 
 /* ---- workers --------------------------------------------------------------------------------------------------------- */
 
+static int is_announced(const void *word, uint32_t seen) { /* a whole announcement that is not the one seen last */
+    const uint32_t number = __atomic_load_n((const uint32_t *)word, __ATOMIC_SEQ_CST);
+    return number % 2 == 0 && number != seen;
+}
+
 static void *work(void *arg) {
     const struct start *self = arg;
     llmq_pool *p = self->pool;
-    unsigned epoch = 0;
+    uint32_t seen = 0;
     fpu_set(fpu_mode() | FPU_FLUSH);
     for (;;) {
-        wait_while(p, &p->epoch, epoch++);
-        if (p->stop) return NULL;
-        p->task(p->arg, self->tid, p->n);
-        llmq_pool_barrier(p, self->tid);
+        wait_until(p, is_announced, &p->announced, seen);
+        if (__atomic_load_n(&p->stop, __ATOMIC_SEQ_CST)) return NULL;
+        const uint32_t number = __atomic_load_n(&p->announced, __ATOMIC_SEQ_CST);
+        const job j = {
+            __atomic_load_n(&p->next_job.phases, __ATOMIC_SEQ_CST), __atomic_load_n(&p->next_job.n_phases, __ATOMIC_SEQ_CST),
+            __atomic_load_n(&p->next_job.work, __ATOMIC_SEQ_CST), __atomic_load_n(&p->next_job.arg, __ATOMIC_SEQ_CST),
+        };
+        if (number % 2 || __atomic_load_n(&p->announced, __ATOMIC_SEQ_CST) != number) continue; /* it was being changed */
+        seen = number;
+        go_through(p, &j, number, self->tid);
     }
+}
+
+/* Tells the workers of a job; returns its number. */
+static uint32_t announce(llmq_pool *p, const job *j) {
+    const uint32_t number = p->announced + 2;
+    __atomic_store_n(&p->announced, number - 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&p->next_job.phases, j->phases, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&p->next_job.n_phases, j->n_phases, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&p->next_job.work, j->work, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&p->next_job.arg, j->arg, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < j->n_phases; i++) {
+        __atomic_store_n(&j->phases[i].next, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&j->phases[i].state, state_of(number) | (j->phases[i].empty ? OVER : 0), __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&p->announced, number, __ATOMIC_SEQ_CST);
+    wake_sleepers(p);
+    return number;
 }
 
 static int usable_cores(void) {
@@ -144,10 +202,8 @@ static void start_workers(llmq_pool *p) {
     p->pid = getpid();
     p->stop = 0;
     p->spin_ns = wanted <= usable_cores() ? SPIN_NS : 0;
-    atomic_init(&p->epoch, 0);
-    atomic_init(&p->arrived, 0);
-    atomic_init(&p->phase, 0);
-    atomic_init(&p->sleepers, 0);
+    p->announced = 0;
+    p->sleepers = 0;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     sigfillset(&all);
@@ -157,13 +213,14 @@ static void start_workers(llmq_pool *p) {
         p->start[n] = (struct start){p, n};
         if (pthread_create(&p->worker[n], NULL, work, &p->start[n]) != 0) break;
     }
-    p->n = n; /* the workers read it only after the first epoch */
+    p->n = n; /* the workers read it only after the first announcement */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void stop_workers(llmq_pool *p) {
-    p->stop = 1;
-    advance(p, &p->epoch);
+    const job nothing = {NULL, 0, NULL, NULL};
+    __atomic_store_n(&p->stop, 1, __ATOMIC_SEQ_CST);
+    announce(p, &nothing);
     for (int i = 1; i < p->n; i++) pthread_join(p->worker[i], NULL);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->lock);
@@ -195,14 +252,11 @@ int llmq_pool_ready(llmq_pool *p) {
     return p->n;
 }
 
-void llmq_pool_run(llmq_pool *p, llmq_task task, void *arg) {
+void llmq_pool_run(llmq_pool *p, llmq_phase *phases, int n_phases, llmq_work *work, void *arg) {
+    const job j = {phases, n_phases, work, arg};
     llmq_pool_ready(p);
     const unsigned long mode = fpu_mode();
     fpu_set(mode | FPU_FLUSH);
-    p->task = task;
-    p->arg = arg;
-    if (p->n > 1) advance(p, &p->epoch);
-    task(arg, 0, p->n);
-    llmq_pool_barrier(p, 0);
+    go_through(p, &j, announce(p, &j), 0);
     fpu_set(mode);
 }
