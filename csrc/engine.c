@@ -180,13 +180,13 @@ static void fill_ropes(const llmq_engine *e, int64_t r0, int64_t r1) {
 
 static void embed_row(const llmq_engine *e, const llmq_op *op, int64_t r) {
     const llmq_weight *w = &e->weights[op->w0];
-    const int64_t token = e->batch.tokens[r], n = width(e, op->out);
+    const int64_t id = op->i[0] ? e->batch.positions[r] : e->batch.tokens[r], n = width(e, op->out);
     float *out = value(e, op->out) + r * n;
     if (w->packed.data != NULL) { /* tied embeddings are held once */
-        llmq_packed_row(&w->packed, 0, token, out);
+        llmq_packed_row(&w->packed, 0, id, out);
     } else {
         const llmq_codec *codec = llmq_codec_of(w->type);
-        codec->dequantize((const uint8_t *)w->rows + token * (n / codec->block * codec->bytes), out, n);
+        codec->dequantize((const uint8_t *)w->rows + id * (n / codec->block * codec->bytes), out, n);
     }
     if (op->f[0] != 1.0f) llmq_kernels_used()->affine(out, out, n, op->f[0], 0.0f);
 }

@@ -30,11 +30,13 @@ TOKENIZER = {
 
 @dataclass(frozen=True)
 class Golden:
-    """`sequences` are (token ids int32 (n,), logits float32 (n, n_vocab)), each run from position 0."""
+    """`n_ctx` is the context to build the model for, None: as trained. `sequences` are (token ids int32 (n,), logits
+    float32 (n, n_vocab)), each run from position 0."""
 
     name: str
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    n_ctx: int | None
     sequences: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]
 
 
@@ -47,7 +49,7 @@ def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     if len(shape) == 1:
         is_scale = name.endswith("weight") and any(part in name for part in ("norm", "ln_", "layernorm", "ln"))
         return np.float32(1 + 0.4 * noise if is_scale else 0.4 * noise)
-    gain = 1.7 if any(part in name for part in ("q_proj", "k_proj", "query", "c_attn", "qkv")) else 1.0
+    gain = 1.7 if any(part in name for part in ("q_proj", "k_proj", "query", "c_attn", "qkv", "Wqkv")) else 1.0
     return np.float32(noise * gain * (3 / shape[-1]) ** 0.5)
 
 
@@ -56,7 +58,7 @@ def load(name: str) -> Golden:
     with np.load(FOLDER / f"{name}.npz") as arrays:
         n = len(arrays.files) // 2
         sequences = [(arrays[f"tokens{i}"], arrays[f"logits{i}"]) for i in range(n)]
-    return Golden(name, stored["config"], {k: tuple(v) for k, v in stored["shapes"].items()}, sequences)
+    return Golden(name, stored["config"], {k: tuple(v) for k, v in stored["shapes"].items()}, stored["n_ctx"], sequences)
 
 
 def names() -> list[str]:

@@ -82,7 +82,7 @@ def distance(found: list[Logits], expected: list[Logits]) -> float:
 def test_golden(name: str, tmp_path: Path) -> None:
     golden = load(name)
     with open_checkpoint(write_folder(golden, tmp_path / "model")) as model:
-        tape = build_tape(model)
+        tape = build_tape(model, n_ctx=golden.n_ctx)
         exact, bound = rounding(tape, model, golden)
         assert bound < 1e-3
         assert distance([logits for _, logits in golden.sequences], exact) <= bound
@@ -92,7 +92,7 @@ def test_golden(name: str, tmp_path: Path) -> None:
                     assert distance(way(engine, golden), exact) <= bound, (make, way)
         with open_checkpoint(write_gguf(model, tmp_path / "model.gguf")) as file:
             for make in ENGINES:
-                with make(build_tape(file), file.tensors) as engine:
+                with make(build_tape(file, n_ctx=golden.n_ctx), file.tensors) as engine:
                     assert distance(whole(engine, golden), exact) <= bound, make
 
 
@@ -117,7 +117,7 @@ def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape
 def test_goldens_see_every_part(name: str, change: tuple[str, str, int, float], tmp_path: Path) -> None:
     golden = load(name)
     with open_checkpoint(write_folder(golden, tmp_path)) as model:
-        tape = build_tape(model)
+        tape = build_tape(model, n_ctx=golden.n_ctx)
         exact, bound = rounding(tape, model, golden)
         with ReferenceEngine(changed(tape, *change), model.tensors) as engine:
             assert distance(whole(engine, golden), exact) > 100 * bound
@@ -127,7 +127,11 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     """The config.json that transformers 4 would have written."""
     old = dict(config)
     rope = dict(old.pop("rope_parameters"))
+    if "full_attention" in rope:
+        old["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
     old["rope_theta"] = rope.pop("rope_theta")
+    old["partial_rotary_factor"] = rope.pop("partial_rotary_factor", None)
     kind = rope.pop("rope_type")
     old["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
     old["torch_dtype"] = old.pop("dtype", "float32")
@@ -147,7 +151,10 @@ def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
     family = family_of_config(config)
     for changes, words in (
         ({"hidden_act": "gelu"}, "hidden_act: 'silu' or 'swish' expected, found 'gelu'"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type default, linear, llama3 or yarn expected"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope_type default, linear, llama3, yarn or longrope expected",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate"),
     ):
         with pytest.raises(UnsupportedError, match=words):

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 from llmq.arch.family import Family
@@ -44,12 +45,14 @@ def family_of_config(config: Mapping[str, object], path: str | None = None) -> F
     return by_type[model_type]
 
 
-def build_tape(checkpoint: Checkpoint) -> Tape:
-    """The verified tape of a model. UnsupportedArchError for an unknown architecture; FormatError for hyper-parameters out of
+def build_tape(checkpoint: Checkpoint, *, n_ctx: int | None = None) -> Tape:
+    """The verified tape of a model for sequences of up to n_ctx tokens (default: as trained; some models turn positions
+    otherwise for long contexts). UnsupportedArchError for an unknown architecture; FormatError for hyper-parameters out of
     range, missing tensors, and shapes or types that do not fit; UnsupportedError for what llmq cannot run."""
     path = str(checkpoint.path)
     family = family_named(Fields(checkpoint.metadata, path).text("general.architecture"), path)
     hp = family.hparams(Fields(checkpoint.metadata, path, f"{family.name}."))
+    hp = hp if n_ctx is None else replace(hp, n_ctx=n_ctx)
     graph = Graph(checkpoint.tensors, path)
     _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, path)
     logits = family.build(graph, hp)

@@ -1,65 +1,167 @@
-"""Parts that families share."""
+"""Parts that families share: norms, attention, feed-forwards, and the two ways layers are wired."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
 from llmq.arch.hparams import HParams
+from llmq.arch.rope import Rope
 from llmq.graph.builder import Graph, Param, Value
 
-__all__ = ["decoder", "embedding", "norm", "output", "rope_table", "self_attention", "swiglu"]
+__all__ = [
+    "attention",
+    "decoder",
+    "embedding",
+    "feed_forward",
+    "gated",
+    "layer_norm",
+    "output",
+    "parallel_decoder",
+    "rms_norm",
+]
+
+Norm = Callable[[Graph, Value, str, HParams], Value]
+Attend = Callable[[Graph, Value, HParams, int, Param | None], Value]
+Feed = Callable[[Graph, Value, HParams], Value]
 
 
-def decoder(g: Graph, hp: HParams, *, interleaved: bool, qk_norm: bool = False) -> Value:
-    """The decoder of Llama (Touvron et al. 2023): h = x + Attention(RMSNorm(x)), y = h + SwiGLU(RMSNorm(h)) in every layer."""
-    x = embedding(g, hp)
-    table = rope_table(g, hp)
-    for i in g.blocks(hp.n_layer):
-        h = norm(g, x, "attn_norm", hp.eps)
-        x = g.add(x, self_attention(g, h, hp, i, table, interleaved=interleaved, qk_norm=qk_norm))
-        h = norm(g, x, "ffn_norm", hp.eps)
-        x = g.add(x, swiglu(g, h, hp))
-    return output(g, norm(g, x, "output_norm", hp.eps), hp)
+def rms_norm(g: Graph, x: Value, name: str, hp: HParams, group: int = 0) -> Value:
+    """RMSNorm with name.weight, of each row or of each `group` columns."""
+    return g.rmsnorm(x, g.w(f"{name}.weight", (group or x.width,)), hp.eps, group)
 
 
-def embedding(g: Graph, hp: HParams, scale: float = 1.0) -> Value:
-    """The embeddings of the batch's tokens."""
-    return g.embed(g.w("token_embd.weight", (hp.n_vocab, hp.n_embd)), scale)
+def layer_norm(g: Graph, x: Value, name: str, hp: HParams) -> Value:
+    """LayerNorm with name.weight and, when the file has it, name.bias."""
+    return g.layernorm(x, g.w(f"{name}.weight", (x.width,)), g.maybe(f"{name}.bias", (x.width,)), hp.eps)
 
 
-def norm(g: Graph, x: Value, name: str, eps: float, group: int = 0) -> Value:
-    """RMSNorm with name.weight."""
-    return g.rmsnorm(x, g.w(f"{name}.weight", (group or x.width,)), eps, group)
-
-
-def rope_table(g: Graph, hp: HParams) -> Param:
-    """The inverse frequencies, divided by the tensor rope_freqs.weight when the file has it."""
-    factors = g.positive("rope_freqs.weight", (hp.rope.dims // 2,)) if g.has("rope_freqs.weight") else None
-    return g.const("rope", hp.rope.table(factors))
-
-
-def self_attention(
-    g: Graph, x: Value, hp: HParams, layer: int, table: Param, *, interleaved: bool, qk_norm: bool = False
+def decoder(
+    g: Graph, hp: HParams, *, attend: Attend, feed: Feed, norm: Norm = rms_norm, pre: bool = True, post: bool = False
 ) -> Value:
-    """Grouped-query attention with rotary positions, and with RMSNorm on every head of q and k when qk_norm."""
-    q = g.linear(x, "attn_q", hp.n_head * hp.head_dim)
-    k = g.linear(x, "attn_k", hp.n_head_kv * hp.head_dim)
-    v = g.linear(x, "attn_v", hp.n_head_kv * hp.head_dim_v)
+    """One after the other: h = x + attend(norm(x)), y = h + feed(norm(h)), with norms before (`pre`) or after (`post`) each or
+    both. The logits."""
+    x = embedding(g, hp)
+    tables = rope_tables(g, hp)
+
+    def before(x: Value, name: str) -> Value:
+        return norm(g, x, name, hp) if pre else x
+
+    def join(x: Value, y: Value, name: str) -> Value:
+        return g.add(x, g.scale(norm(g, y, name, hp) if post else y, hp.residual_scale))
+
+    for i in g.blocks(hp.n_layer):
+        x = join(x, attend(g, before(x, "attn_norm"), hp, i, tables[i]), "post_attention_norm")
+        x = join(x, feed(g, before(x, "ffn_norm"), hp), "post_ffw_norm")
+    return output(g, norm(g, x, "output_norm", hp), hp)
+
+
+def parallel_decoder(
+    g: Graph,
+    hp: HParams,
+    *,
+    attend: Attend,
+    feed: Feed,
+    norm: Norm,
+    attend_norm: str = "attn_norm",
+    feed_norm: str = "attn_norm",
+) -> Value:
+    """Side by side (Wang & Komatsuzaki 2021): y = x + attend(norm(x)) + feed(norm(x)), with one norm or two. The logits."""
+    x = embedding(g, hp)
+    tables = rope_tables(g, hp)
+    for i in g.blocks(hp.n_layer):
+        first = norm(g, x, attend_norm, hp)
+        second = first if feed_norm == attend_norm else norm(g, x, feed_norm, hp)
+        x = g.add(g.add(x, attend(g, first, hp, i, tables[i])), feed(g, second, hp))
+    return output(g, norm(g, x, "output_norm", hp), hp)
+
+
+def embedding(g: Graph, hp: HParams) -> Value:
+    """The embeddings of the batch's tokens; with those of their positions, and LayerNorm on top, where the file has them."""
+    x = g.embed(g.w("token_embd.weight", (hp.n_vocab, hp.n_embd)), hp.embedding_scale)
+    if g.has("position_embd.weight"):
+        x = g.add(x, g.embed_positions(g.w("position_embd.weight", (hp.n_ctx_train, hp.n_embd))), "add_positions")
+    return layer_norm(g, x, "token_embd_norm", hp) if g.has("token_embd_norm.weight") else x
+
+
+def rope_tables(g: Graph, hp: HParams) -> list[Param | None]:
+    """The inverse frequencies of every layer, divided by what the file has for it."""
+    made: dict[Rope, Param] = {}
+    for rope in hp.ropes:
+        if rope is not None and rope not in made:
+            made[rope] = g.const(f"rope.{len(made)}", rope.table(_rope_factors(g, hp, rope)))
+    return [None if rope is None else made[rope] for rope in hp.ropes]
+
+
+def _rope_factors(g: Graph, hp: HParams, rope: Rope) -> npt.NDArray[np.float32] | None:
+    shape = (rope.dims // 2,)
+    if rope.scaling == "longrope":
+        long, short = (g.positive(f"rope_factors_{which}.weight", shape) for which in ("long", "short"))
+        return long if hp.n_ctx > rope.original_context else short
+    return g.positive("rope_freqs.weight", shape) if g.has("rope_freqs.weight") else None
+
+
+def attention(
+    g: Graph,
+    x: Value,
+    hp: HParams,
+    layer: int,
+    table: Param | None,
+    *,
+    interleaved: bool = False,
+    qk_norm: str = "",
+) -> Value:
+    """Grouped-query attention with rotary positions (none when table is None). qk_norm: "head" puts RMSNorm on every head of q
+    and k, "row" on the whole rows. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows one after
+    another."""
+    q, k, v = _projections(g, x, hp)
     if qk_norm:
-        q = norm(g, q, "attn_q_norm", hp.eps, hp.head_dim)
-        k = norm(g, k, "attn_k_norm", hp.eps, hp.head_dim)
-    q = g.rope(q, table, hp.n_head, interleaved=interleaved, scale=hp.rope.scale, label="rope_q")
-    k = g.rope(k, table, hp.n_head_kv, interleaved=interleaved, scale=hp.rope.scale, label="rope_k")
-    y = g.attention(q, k, v, heads=hp.n_head, kv_heads=hp.n_head_kv, scale=hp.head_dim**-0.5, window=hp.windows[layer])
+        group = hp.head_dim if qk_norm == "head" else 0
+        q, k = rms_norm(g, q, "attn_q_norm", hp, group), rms_norm(g, k, "attn_k_norm", hp, group)
+    rope = hp.ropes[layer]
+    if table is not None and rope is not None:
+        q = g.rope(q, table, hp.n_head, interleaved=interleaved, scale=rope.scale, label="rope_q")
+        k = g.rope(k, table, hp.n_head_kv, interleaved=interleaved, scale=rope.scale, label="rope_k")
+    y = g.attention(
+        q,
+        k,
+        v,
+        heads=hp.n_head,
+        kv_heads=hp.n_head_kv,
+        scale=hp.attention_scale,
+        softcap=hp.attention_softcap,
+        alibi=hp.alibi,
+        window=hp.windows[layer],
+    )
     return g.linear(y, "attn_output", hp.n_embd)
 
 
-def swiglu(g: Graph, x: Value, hp: HParams) -> Value:
-    """The gated feed-forward of Llama: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
-    gate = g.linear(x, "ffn_gate", hp.n_ff)
-    up = g.linear(x, "ffn_up", hp.n_ff)
-    return g.linear(g.glu(gate, up, "silu"), "ffn_down", hp.n_embd)
+def _projections(g: Graph, x: Value, hp: HParams) -> tuple[Value, Value, Value]:
+    q, k, v = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim, hp.n_head_kv * hp.head_dim_v
+    if g.has("attn_qkv.weight"):
+        y = g.linear(x, "attn_qkv", q + k + v)
+        return g.slice(y, 0, q, "q"), g.slice(y, q, k, "k"), g.slice(y, q + k, v, "v")
+    return g.linear(x, "attn_q", q), g.linear(x, "attn_k", k), g.linear(x, "attn_v", v)
+
+
+def gated(g: Graph, x: Value, hp: HParams, act: str = "silu") -> Value:
+    """down(act(gate(x)) * up(x)) (Shazeer 2020); a file without ffn_gate has the rows of both in ffn_up."""
+    if g.has("ffn_gate.weight"):
+        gate, up = g.linear(x, "ffn_gate", hp.n_ff), g.linear(x, "ffn_up", hp.n_ff)
+    else:
+        both = g.linear(x, "ffn_up", 2 * hp.n_ff)
+        gate, up = g.slice(both, 0, hp.n_ff, "gate"), g.slice(both, hp.n_ff, hp.n_ff, "up")
+    return g.linear(g.glu(gate, up, act), "ffn_down", hp.n_embd)
+
+
+def feed_forward(g: Graph, x: Value, hp: HParams, act: str) -> Value:
+    """down(act(up(x)))."""
+    return g.linear(g.act(g.linear(x, "ffn_up", hp.n_ff), act), "ffn_down", hp.n_embd)
 
 
 def output(g: Graph, x: Value, hp: HParams) -> Value:
     """The logits; a file without output.weight ties it to the embeddings."""
     name = "output" if g.has("output.weight") else "token_embd"
-    return g.linear(x, name, hp.n_vocab)
+    return g.softcap(g.scale(g.linear(x, name, hp.n_vocab), hp.logit_scale), hp.logit_softcap)

@@ -11,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.arch.fields import Fields
-from llmq.arch.hparams import HParams, read_hparams
+from llmq.arch.hparams import MAX_LAYERS, HParams, read_hparams
 from llmq.arch.rope import hf_rope_metadata
 from llmq.errors import UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
 
 __all__ = ["Family", "Transform"]
+
+N_EMBD = ("hidden_size", "n_embd", "d_model")
+N_HEAD = ("num_attention_heads", "n_head", "n_heads")
+N_LAYER = ("num_hidden_layers", "n_layer", "n_layers")
+LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 """Rearranges a tensor (any element type, file shape) and nothing else."""
@@ -26,19 +31,24 @@ Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 class Family:
     """The decoder-only defaults; a family overrides what is its own.
 
-    name: `general.architecture`; hf_model_types: the `model_type`s of config.json that it covers; hf_defaults: what
-    transformers assumes for keys that config.json leaves out; hf_requires: keys that may have these values only; ignored:
-    endings of tensor names that carry nothing."""
+    name: `general.architecture`. ignored: endings of tensor names that carry nothing. slides: see
+    `read_hparams`. About config.json: hf_model_types, the
+    `model_type`s that it covers; hf_defaults, what transformers assumes for keys that are left out; hf_requires, keys that
+    may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the feed-forward in widths
+    of the model when it is left out."""
 
     name: str
     hf_model_types: tuple[str, ...]
     hf_defaults: Mapping[str, object] = {}
+    slides = 0
+    hf_rotary = True
+    hf_ff_ratio = 0
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish")}
     ignored: tuple[str, ...] = (".attn_rot_embd", ".rotary_emb.inv_freq")
 
     def hparams(self, f: Fields) -> HParams:
         """Read and check the hyper-parameters; `f` reads the keys of `{name}.`."""
-        return read_hparams(f)
+        return read_hparams(f, slides=self.slides)
 
     def build(self, g: Graph, hp: HParams) -> Value:
         """Append the model to g; the logits."""
@@ -53,48 +63,72 @@ class Family:
                 shown = " or ".join(map(repr, allowed))
                 raise UnsupportedError(f"{key}: {shown} expected, found {quoted(f.data[key])}", path=path)
         p = f"{self.name}."
-        n_head = f.integer("num_attention_heads", "n_head")
-        n_ctx_train = f.integer("max_position_embeddings", "n_positions", "n_ctx")
+        n_embd = f.integer(*N_EMBD)
+        n_head = f.integer(*N_HEAD)
+        n_ctx_train = f.integer("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+        head_dim = f.integer("head_dim", default=max(n_embd // n_head, 1))
         out: dict[str, MetaValue] = {
-            f"{p}block_count": f.integer("num_hidden_layers", "n_layer"),
+            f"{p}block_count": f.integer(*N_LAYER),
             f"{p}context_length": n_ctx_train,
-            f"{p}embedding_length": f.integer("hidden_size", "n_embd"),
-            f"{p}feed_forward_length": f.integer("intermediate_size", "n_inner"),
+            f"{p}embedding_length": n_embd,
+            f"{p}feed_forward_length": f.integer(
+                "intermediate_size", "n_inner", "ffn_dim", default=self.hf_ff_ratio * n_embd or None
+            ),
             f"{p}attention.head_count": n_head,
             f"{p}attention.head_count_kv": f.integer("num_key_value_heads", default=n_head),
         }
-        out |= hf_rope_metadata(f, p, n_ctx_train)
+        if self.hf_rotary:
+            out |= hf_rope_metadata(f, p, n_ctx_train, head_dim)
         if f.has("rms_norm_eps"):
             out[f"{p}attention.layer_norm_rms_epsilon"] = f.number("rms_norm_eps")
+        if f.has(*LAYER_NORM_EPS):
+            out[f"{p}attention.layer_norm_epsilon"] = f.number(*LAYER_NORM_EPS)
         if f.has("head_dim"):
-            out |= {f"{p}attention.key_length": f.integer("head_dim"), f"{p}attention.value_length": f.integer("head_dim")}
-        out |= _hf_window(f, p)
+            out |= {f"{p}attention.key_length": head_dim, f"{p}attention.value_length": head_dim}
+        out |= _hf_window(f, p, self.slides)
         return out | self.hf_more(f)
+
+    def hf_n_layer(self, config: Mapping[str, object], path: str | None = None) -> int:
+        """How many blocks a config.json announces."""
+        return Fields(config, path).integer(*N_LAYER, high=MAX_LAYERS)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         """The keys that this family adds to, or puts in place of, those above."""
         return {}
 
+    def hf_name(self, name: str) -> str:
+        """The name by which the tensor maps of the `gguf` package know a tensor of Hugging Face."""
+        return name
+
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         """How the Hugging Face tensor becomes the GGUF tensor `name` ("blk.0.attn_q.weight"); None: as it is."""
         return None
+
+    def hf_transposed(self, name: str) -> bool:
+        """Whether Hugging Face has the GGUF matrix `name` as (inputs, outputs)."""
+        return False
 
     def hf_extra_tensors(self, config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
         """Tensors that the GGUF has and the folder does not."""
         return {}
 
 
-def _hf_window(f: Fields, prefix: str) -> dict[str, MetaValue]:
+def _hf_window(f: Fields, prefix: str, slides: int = 0) -> dict[str, MetaValue]:
+    """The attention window of a config.json and the layers that have it, as GGUF keys; of the layers nothing is said when they
+    are those that `slides` implies."""
     # transformers 5 lists the kind of every layer; 4 has use_sliding_window and max_window_layers (Qwen2), or the width alone.
     if not f.has("sliding_window") or not f.flag("use_sliding_window", default=True):
         return {}
-    n_layer = f.integer("num_hidden_layers")
+    n_layer = f.integer(*N_LAYER)
     kinds = f.data.get("layer_types")
+    implied = [not slides or (i + 1) % slides != 0 for i in range(n_layer)]
     if isinstance(kinds, list) and len(kinds) == n_layer:
-        slides = [kind == "sliding_attention" for kind in kinds]
+        on = [kind == "sliding_attention" for kind in kinds]
+    elif f.has("max_window_layers"):
+        on = [i >= f.integer("max_window_layers", low=0) for i in range(n_layer)]
     else:
-        slides = [i >= f.integer("max_window_layers", low=0, default=0) for i in range(n_layer)]
-    if not any(slides):
+        on = implied
+    if not any(on):
         return {}
     window: dict[str, MetaValue] = {f"{prefix}attention.sliding_window": f.integer("sliding_window")}
-    return window if all(slides) else window | {f"{prefix}attention.sliding_window_pattern": slides}
+    return window if on == implied else window | {f"{prefix}attention.sliding_window_pattern": on}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from llmq.errors import FormatError, quoted
 
@@ -42,14 +43,16 @@ class Fields:
             raise self.error(key, f"a number in {low}..{high} expected, found {value}")
         return int(value)
 
-    def number(self, *names: str, low: float = 0.0, high: float = math.inf, default: float | None = None) -> float:
-        """A finite float above low, up to high."""
+    def number(
+        self, *names: str, low: float = 0.0, high: float = math.inf, default: float | None = None, zero: bool = False
+    ) -> float:
+        """A finite float above low, up to high, or 0 when `zero`."""
         key, value = self._find(names)
         if value is None:
             return self._default(names, default)
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
             raise self.error(key, f"a number expected, found {quoted(value)}")
-        if not math.isfinite(value) or not low < value <= high:
+        if not (low < value <= high and math.isfinite(value)) and not (zero and value == 0):
             raise self.error(key, f"a finite number above {low} expected, found {value}")
         return float(value)
 
@@ -61,17 +64,26 @@ class Fields:
             raise self.error(key, f"true or false expected, found {quoted(value)}")
         return bool(value)
 
-    def flags(self, name: str, n: int, *, default: bool) -> list[bool]:
-        """A list of n flags, or a period p that stands for p-1 times true and once false, and so on."""
-        key, value = self._find((name,))
+    def flags(self, name: str, default: list[bool]) -> list[bool]:
+        """As many flags as the default has, or a period p that stands for p-1 times true and once false, and so on."""
+        _, value = self._find((name,))
         if value is None:
-            return [default] * n
+            return default
         if isinstance(value, list | np.ndarray):
-            if len(value) != n or not all(isinstance(item, bool | np.bool_) for item in value):
-                raise self.error(key, f"{n} times true or false expected, found {quoted(value)}")
+            if len(value) != len(default) or not all(isinstance(item, bool | np.bool_) for item in value):
+                raise self.error(name, f"{len(default)} times true or false expected, found {quoted(value)}")
             return [bool(item) for item in value]
         period = self.integer(name)
-        return [(i + 1) % period != 0 for i in range(n)]
+        return [(i + 1) % period != 0 for i in range(len(default))]
+
+    def numbers(self, name: str) -> npt.NDArray[np.float32]:
+        """A list of numbers as float32 (n,)."""
+        key, value = self._find((name,))
+        if not isinstance(value, list | np.ndarray) or any(
+            isinstance(x, bool) or not isinstance(x, int | float) for x in value
+        ):
+            raise self.error(key, f"a list of numbers expected, found {quoted(value)}")
+        return np.asarray(value, np.float32)
 
     def text(self, *names: str, default: str | None = None) -> str:
         key, value = self._find(names)
@@ -90,17 +102,18 @@ class Fields:
             raise self.error(key, f"an object expected, found {quoted(value)}")
         return Fields(value, self.path)
 
-    def error(self, key: str, message: str) -> FormatError:
-        return FormatError(f"{key}: {message}", path=self.path)
+    def error(self, name: str, message: str) -> FormatError:
+        """What to raise about a field."""
+        return FormatError(f"{self.prefix}{name}: {message}", path=self.path)
 
     def _find(self, names: tuple[str, ...]) -> tuple[str, object]:
         for name in names:
             value = self.data.get(self.prefix + name)
             if value is not None:
-                return self.prefix + name, value
-        return self.prefix + names[0], None
+                return name, value
+        return names[0], None
 
     def _default(self, names: tuple[str, ...], default: _T | None) -> _T:
         if default is None:
-            raise self.error(self.prefix + names[0], "missing")
+            raise self.error(names[0], "missing")
         return default

@@ -5,16 +5,17 @@ GGUF stores the rows of q and k so that rotary pairs are neighbours; Hugging Fac
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from llmq.arch.blocks import decoder
+from llmq.arch.blocks import attention, decoder, gated
 from llmq.arch.family import Family, Transform
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams
+from llmq.arch.layouts import neighbours
 from llmq.arch.rope import hf_rope, llama3_factors
-from llmq.errors import FormatError
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
 
@@ -23,14 +24,14 @@ __all__ = ["FAMILY", "Llama"]
 
 class Llama(Family):
     name = "llama"
-    hf_model_types = ("llama", "mistral", "Yi")
+    hf_model_types: tuple[str, ...] = ("llama", "mistral", "Yi")
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        return decoder(g, hp, interleaved=True)
+        return decoder(g, hp, attend=partial(attention, interleaved=True), feed=gated)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        return {"llama.vocab_size": f.integer("vocab_size"), "llama.rope.dimension_count": _head_dim(f)}
+        return {f"{self.name}.vocab_size": f.integer("vocab_size"), f"{self.name}.rope.dimension_count": _head_dim(f)}
 
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         f = Fields(config)
@@ -60,14 +61,6 @@ class Llama(Family):
 
 def _head_dim(f: Fields) -> int:
     return f.integer("head_dim", default=f.integer("hidden_size") // f.integer("num_attention_heads"))
-
-
-def neighbours(x: npt.NDArray[np.generic], n_head: int) -> npt.NDArray[np.generic]:
-    """Rows (heads of dim rows; pairs (j, j + dim/2)) reordered so that pairs are (2j, 2j + 1)."""
-    if len(x) % (2 * n_head):
-        raise FormatError(f"config.json: {len(x)} rows of queries or keys are not {n_head} heads of an even number of rows")
-    out: npt.NDArray[np.generic] = x.reshape(n_head, 2, len(x) // n_head // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-    return out
 
 
 FAMILY = Llama()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmq.arch.blocks import decoder
+from llmq.arch.blocks import attention, decoder, gated
 from llmq.arch.family import Family
 from llmq.arch.hparams import HParams
 from llmq.graph.builder import Graph, Value
@@ -18,7 +18,7 @@ class Qwen2(Family):
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False}
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        return decoder(g, hp, interleaved=False)
+        return decoder(g, hp, attend=attention, feed=gated)
 
 
 FAMILY = Qwen2()

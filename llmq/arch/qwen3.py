@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from llmq.arch.blocks import decoder
+from llmq.arch.blocks import attention, decoder, gated
 from llmq.arch.family import Family
 from llmq.arch.hparams import HParams
 from llmq.graph.builder import Graph, Value
@@ -23,7 +24,7 @@ class Qwen3(Family):
     }
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        return decoder(g, hp, interleaved=False, qk_norm=True)
+        return decoder(g, hp, attend=partial(attention, qk_norm="head"), feed=gated)
 
 
 FAMILY = Qwen3()

@@ -4,6 +4,8 @@ Column pair j of a head turns by position * freq[j], freq[j] = base^(-2j/dims) (
 
     linear   freq / factor (positions interpolated, Chen et al. 2023)
     llama3   freq / factors[j], the factors coming with the file as the tensor rope_freqs.weight
+    longrope the same with the tensors rope_factors_short.weight or, for a context longer than the original one,
+             rope_factors_long.weight; cos, sin scaled (Ding et al. 2024)
     yarn     per pair between freq and freq / factor by how often it turns within the original context, and cos, sin scaled
              (Peng et al. 2023)
 
@@ -82,12 +84,12 @@ def llama3_factors(
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
-def read_rope(f: Fields, head_dim: int, n_ctx_train: int, default_base: float = 10000.0) -> Rope:
+def read_rope(f: Fields, head_dim: int, n_ctx_train: int) -> Rope:
     """The scheme that GGUF metadata asks for."""
     dims = f.integer("rope.dimension_count", low=2, high=head_dim, default=head_dim)
     if dims % 2:
-        raise f.error(f"{f.prefix}rope.dimension_count", f"an even number expected, found {dims}")
-    base = f.number("rope.freq_base", low=1.0, high=1e12, default=default_base)
+        raise f.error("rope.dimension_count", f"an even number expected, found {dims}")
+    base = f.number("rope.freq_base", low=1.0, high=1e12, default=10000.0)
     scaling = f.text("rope.scaling.type", default="none")
     if not f.has("rope.scaling.type") and f.has("rope.scale_linear"):
         scaling = "linear"
@@ -97,6 +99,9 @@ def read_rope(f: Fields, head_dim: int, n_ctx_train: int, default_base: float = 
     attn_factor = f.number("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", high=1e6, default=1.0)
     if scaling == "linear":
         return Rope(dims, base, scaling, factor, attn_factor=attn_factor)
+    if scaling == "longrope":
+        original = f.integer("rope.scaling.original_context_length", high=2**27)
+        return Rope(dims, base, scaling, 1.0, original, attn_factor)
     if scaling == "yarn":
         if f.has("rope.scaling.yarn_ext_factor") and f.number("rope.scaling.yarn_ext_factor", low=-math.inf) not in (1.0, -1.0):
             raise UnsupportedError(f"{f.prefix}rope.scaling.yarn_ext_factor: only 1 is supported", path=f.path)
@@ -104,7 +109,9 @@ def read_rope(f: Fields, head_dim: int, n_ctx_train: int, default_base: float = 
         slow = f.number("rope.scaling.yarn_beta_slow", high=1e6, default=1.0)
         original = f.integer("rope.scaling.original_context_length", high=2**27, default=n_ctx_train)
         return Rope(dims, base, scaling, factor, original, attn_factor, fast, slow)
-    raise UnsupportedError(f"{f.prefix}rope.scaling.type: none, linear or yarn expected, found {quoted(scaling)}", path=f.path)
+    raise UnsupportedError(
+        f"{f.prefix}rope.scaling.type: none, linear, yarn or longrope expected, found {quoted(scaling)}", path=f.path
+    )
 
 
 def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
@@ -113,15 +120,18 @@ def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
     new = config.sub("rope_parameters")
     if new.data:
         return new.sub(kind) if isinstance(new.data.get(kind), dict) else new
+    if kind == "sliding_attention":
+        return Fields({"rope_theta": config.data.get("rope_local_base_freq")}, config.path)
     merged: dict[str, object] = dict(config.sub("rope_scaling").data)
     merged.setdefault("rope_type", merged.get("type") or "default")
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if config.has(name):
-            merged.setdefault(name, config.data[name])
+    for name, old in (("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")):
+        for key in (name, old):
+            if config.has(key):
+                merged.setdefault(name, config.data[key])
     return Fields(merged, config.path)
 
 
-def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int) -> Mapping[str, int | float | str]:
+def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int, head_dim: int) -> Mapping[str, int | float | str]:
     """The `rope.*` keys of GGUF for a config.json."""
     rope = hf_rope(config)
     out: dict[str, int | float | str] = {}
@@ -143,10 +153,12 @@ def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int) -> Mapping[s
                 out[f"{prefix}rope.scaling.yarn_{name}"] = rope.number(name)
         if not rope.flag("truncate", default=True):
             raise UnsupportedError("config.json: rope truncate = false is not supported", path=config.path)
-    elif kind not in ("default", "linear", "llama3"):
+    elif kind not in ("default", "linear", "llama3", "longrope", "su"):
         raise UnsupportedError(
-            f"config.json: rope_type default, linear, llama3 or yarn expected, found {quoted(kind)}", path=config.path
+            f"config.json: rope_type default, linear, llama3, yarn or longrope expected, found {quoted(kind)}", path=config.path
         )
+    if rope.has("partial_rotary_factor"):
+        out[f"{prefix}rope.dimension_count"] = int(head_dim * rope.number("partial_rotary_factor", high=1.0))
     if rope.has("rope_theta"):
         out[f"{prefix}rope.freq_base"] = rope.number("rope_theta")
     return out

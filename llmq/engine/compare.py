@@ -160,7 +160,8 @@ class _Single:
         if weight.data is not None:
             return graph.const(weight.name, weight.data)
         tensor = tensors[weight.name]
-        if self.op.kind == "EMBED":  # the rows of the tokens, so that token t reads row t here as everywhere
+        if self.op.kind == "EMBED":  # the rows of the batch, so that token t reads row t here as everywhere
+            ids = np.arange(len(ids), dtype=np.int32) if self.op.i[0] else ids
             rows = np.ascontiguousarray(tensor.raw().reshape(tensor.shape[0], -1)[ids])
             tensor = Tensor(weight.name, (len(ids), tensor.shape[1]), tensor.type, lambda: rows.reshape(-1))
         self.tensors[weight.name] = tensor

@@ -77,7 +77,7 @@ class NativeEngine:
         self.n_vocab = tape.n_vocab
         self.n_ctx = tape.n_ctx_train if n_ctx is None else n_ctx
         _check_range("n_threads", n_threads, _native.MAX_THREADS)
-        _check_range("n_ctx", self.n_ctx, 1 << 30)
+        _check_range("n_ctx", self.n_ctx, tape.max_positions)
         _check_range("n_batch", n_batch, 1 << 20)
         if kv_type.lower() not in ("bf16", "f16", "f32"):
             raise ValueError(f"kv_type: bf16, f16 or f32 expected, found {kv_type!r}")

@@ -74,7 +74,7 @@ def activation(number: int, x: Array) -> Array:
 
 
 def embed(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
-    rows = run.look_up(op.w0, run.batch.tokens)
+    rows = run.look_up(op.w0, run.batch.positions if op.i[0] else run.batch.tokens)
     out: Array = rows * rows.dtype.type(op.f[0])
     return out
 

@@ -61,7 +61,9 @@ class ReferenceEngine:
     ) -> None:
         self.tape = tape
         self.n_vocab = tape.n_vocab
-        self.n_ctx = n_ctx or tape.n_ctx_train
+        self.n_ctx = tape.n_ctx_train if n_ctx is None else n_ctx
+        if not 1 <= self.n_ctx <= tape.max_positions:
+            raise ValueError(f"n_ctx: 1 to {tape.max_positions} expected, found {self.n_ctx}")
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._tensors: Mapping[str, Tensor] | None = tensors
         self._cache: OrderedDict[int, Array] = OrderedDict()

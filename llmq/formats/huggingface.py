@@ -24,7 +24,7 @@ from llmq.formats.source import Source
 from llmq.quant.types import QuantType
 
 if TYPE_CHECKING:
-    from llmq.arch.family import Family, Transform
+    from llmq.arch.family import Family
 
 __all__ = ["is_folder", "open_folder", "tensor_order"]
 
@@ -123,16 +123,12 @@ def _gguf_tensors(
     from gguf.tensor_mapping import get_tensor_name_map  # noqa: PLC0415
 
     arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.name)
-    n_layer = config.get("num_hidden_layers", config.get("n_layer"))
-    if type(n_layer) is not int or not 1 <= n_layer <= 65_536:
-        raise FormatError(
-            f"num_hidden_layers is {quoted(n_layer)}; expected a number from 1 to 65536", path=folder / "config.json"
-        )
+    n_layer = family.hf_n_layer(config, str(folder / "config.json"))
     names = get_tensor_name_map(arch, n_layer)
     tied = config.get("tie_word_embeddings") is True
     found: dict[str, Tensor] = {}
     for name, tensor in stored.items():
-        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        gguf_name = names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
         if (
             name.endswith(family.ignored)
             or (gguf_name or "").endswith(family.ignored)
@@ -145,14 +141,14 @@ def _gguf_tensors(
             )
         if gguf_name in found:
             raise FormatError(f"two tensors stand for {gguf_name}, the second is {quoted(name)}", path=tensor.source.path)
-        found[gguf_name] = _converted(gguf_name, tensor, family.hf_transform(gguf_name, config))
+        found[gguf_name] = _converted(gguf_name, tensor, family, config)
     for name, values in family.hf_extra_tensors(config).items():
         found[name] = _computed(name, values, folder)
     return {name: found[name] for name in sorted(found, key=tensor_order)}
 
 
-def _converted(name: str, stored: StoredTensor, transform: Transform | None) -> Tensor:
-    """The GGUF tensor `name` made from a stored one."""
+def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[str, Any]) -> Tensor:
+    """The GGUF tensor `name` made from a stored one: widened where GGUF has F32, turned and rearranged as the family says."""
     path = str(stored.source.path)
     if stored.dtype not in (*_FLOATS, "F64"):
         raise UnsupportedError(
@@ -166,7 +162,9 @@ def _converted(name: str, stored: StoredTensor, transform: Transform | None) -> 
         )
     dtype, qtype = _FLOATS.get(stored.dtype, (np.dtype("<f8"), QuantType.F32))
     as_f32 = qtype is not QuantType.F32 and (len(stored.shape) == 1 or _ALWAYS_F32.search(name) is not None)
-    plain = transform is None and stored.dtype != "F64" and not as_f32
+    transform, transposed = family.hf_transform(name, config), family.hf_transposed(name)
+    shape = stored.shape[::-1] if transposed else stored.shape
+    plain = transform is None and stored.dtype != "F64" and not as_f32 and not transposed
 
     if plain:
         read = partial(stored.source.view, stored.offset, stored.nbytes)
@@ -174,16 +172,16 @@ def _converted(name: str, stored: StoredTensor, transform: Transform | None) -> 
 
     def rearranged() -> npt.NDArray[np.uint8]:
         values: npt.NDArray[np.generic] = stored.source.view(stored.offset, stored.nbytes).view(dtype).reshape(stored.shape)
-        if transform is not None:
-            values = np.ascontiguousarray(transform(values))
         if stored.dtype == "F64":
             values = values.astype(np.float32)
         elif as_f32:
             values = _widen(values, qtype)
+        values = values.T if transposed else values
+        values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.source.release(stored.offset, 0, stored.nbytes)
         return values.reshape(-1).view(np.uint8)
 
-    return Tensor(name, stored.shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
+    return Tensor(name, shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
 
 
 def _widen(values: npt.NDArray[np.generic], qtype: QuantType) -> npt.NDArray[np.generic]:

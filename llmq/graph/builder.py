@@ -168,6 +168,10 @@ class Graph:
         """One row of table (n_vocab, width) per token, times scale."""
         return self.emit("EMBED", table.shape[1], w0=self.use(table, "rows"), f=(scale,))
 
+    def embed_positions(self, table: Param) -> Value:
+        """One row of table (positions, width) per token, by its position."""
+        return self.emit("EMBED", table.shape[1], w0=self.use(table, "rows"), i=(1,), f=(1.0,))
+
     def rmsnorm(self, x: Value, weight: Param | None, eps: float, group: int = 0) -> Value:
         """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads)."""
         return self.emit("RMSNORM", x.width, x, w0=self.use(weight, "f32"), i=(group,), f=(eps,))

@@ -40,6 +40,9 @@ OP_DTYPE, VALUE_DTYPE = _native.tape_dtypes()
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
 """The functions of ACT and GLU, in the order of i0."""
 
+MAX_POSITIONS = 1 << 30
+"""No sequence is longer."""
+
 ALIGN = 16
 """Arena offsets and the room of every value are multiples of this many floats (64 bytes)."""
 
@@ -129,6 +132,12 @@ class Tape:
     def width(self) -> int:
         """Columns of the result: n_vocab when it is the logits."""
         return int(self.values["width"][self.result])
+
+    @property
+    def max_positions(self) -> int:
+        """How many positions a sequence may have at most: the rows of the smallest table that is looked up by position."""
+        tables = (self.op(n) for n in np.flatnonzero(self.ops["kind"] == KIND_NAMES.index("EMBED")).tolist())
+        return min([self.weights[op.w0].shape[0] for op in tables if op.i[0]], default=MAX_POSITIONS)
 
     def op(self, n: int) -> Op:
         """Op n as Python reads it."""

@@ -115,8 +115,10 @@ def _check_tail(c: _Checker) -> None:
 
 
 def _embed(c: _Checker) -> None:
-    c.weight(c.op.w0, "rows", (c.tape.n_vocab, c.width(c.op.out)))
-    c.need(c.op.f[0] != 0, "scale 0")
+    by_position = c.op.i[0]
+    c.need(c.op.w0 >= 0 and by_position in (0, 1) and c.op.f[0] != 0, f"weight {c.op.w0}, i0 {by_position}, scale {c.op.f[0]}")
+    rows = c.tape.weights[c.op.w0].shape[0] if by_position else c.tape.n_vocab
+    c.weight(c.op.w0, "rows", (rows, c.width(c.op.out)))
 
 
 def _norm(c: _Checker) -> None:

@@ -31,6 +31,12 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
 
 
 YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16)
+# transformers takes the short factors for a sequence that fits into the original context, llmq for a context that does
+FACTORS = {
+    "short_factor": [1.0, 1.1, 1.3, 1.5, 1.8, 2.0, 2.5, 3.0],
+    "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0],
+}
+CONTEXTS = {"phi3-short": 40}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # name: (class of the configuration, what differs from SMALL)
     "llama-gqa": ("LlamaConfig", {}),
@@ -62,13 +68,127 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-yarn": ("Qwen2Config", YARN),
     "qwen3": ("Qwen3Config", {"head_dim": 24}),
     "qwen3-tied-biases": ("Qwen3Config", {"head_dim": 20, "tie_word_embeddings": True, "attention_bias": True}),
+    "phi3": ("Phi3Config", {"sliding_window": 9, "pad_token_id": 0}),
+    "phi3-long": (
+        "Phi3Config",
+        {"pad_token_id": 0, "original_max_position_embeddings": 10, **rope("longrope", **FACTORS)},
+    ),
+    "phi3-short": (
+        "Phi3Config",
+        {"pad_token_id": 0, "original_max_position_embeddings": 40, "hidden_size": 80}
+        | rope("longrope", partial_rotary_factor=0.8, **FACTORS),
+    ),
+    "granite": (
+        "GraniteConfig",
+        {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3, "logits_scaling": 2.5},
+    ),
+    "granite-biases-tied": (
+        "GraniteConfig",
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "residual_multiplier": 0.7},
+    ),
+    "smollm3": ("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True, "pad_token_id": 0}),
+    "gemma": ("GemmaConfig", {"head_dim": 24, "tie_word_embeddings": True}),
+    "gemma-mqa": ("GemmaConfig", {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "gemma2": (
+        "Gemma2Config",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 24,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma2-uncapped": (
+        "Gemma2Config",
+        {
+            "head_dim": 16,
+            "sliding_window": 64,
+            "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 24,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 20,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        },
+    ),
+    "gemma3-plain": (
+        "Gemma3TextConfig",
+        {"head_dim": 16, "sliding_window": 9, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    ),
+    "phi": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
+    "phi-gqa": ("PhiConfig", {"hidden_size": 80, "partial_rotary_factor": 0.4}),
+    "gpt2": ("GPT2Config", {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 64, "tie_word_embeddings": True}),
+    "gpt2-inner": (
+        "GPT2Config",
+        {"n_embd": 48, "n_head": 3, "n_layer": 3, "n_positions": 40, "n_inner": 80, "tie_word_embeddings": True},
+    ),
+    "gptneox": ("GPTNeoXConfig", {"num_key_value_heads": None, "rotary_pct": 0.25}),
+    "gptneox-in-turn": (
+        "GPTNeoXConfig",
+        {"num_key_value_heads": None, "use_parallel_residual": False, "rotary_pct": 1.0, "tie_word_embeddings": True},
+    ),
+    "gptj": ("GPTJConfig", {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 64, "rotary_dim": 8}),
+    "gptj-whole-head": (
+        "GPTJConfig",
+        {"n_embd": 72, "n_head": 3, "n_layer": 2, "n_positions": 64, "n_inner": 96, "rotary_dim": 24},
+    ),
+    "stablelm": ("StableLmConfig", {"partial_rotary_factor": 0.25}),
+    "stablelm-biases-parallel": (
+        "StableLmConfig",
+        {"use_qkv_bias": True, "use_parallel_residual": True, "num_key_value_heads": 4, "partial_rotary_factor": 0.5},
+    ),
+    "falcon-7b": ("FalconConfig", {"alibi": False, "multi_query": True, "parallel_attn": True, "bias": False}),
+    "falcon-40b": (
+        "FalconConfig",
+        {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": False, "tie_word_embeddings": True},
+    ),
+    "falcon-11b": (
+        "FalconConfig",
+        {
+            "alibi": False,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+            "ffn_hidden_size": 96,
+        },
+    ),
+    "starcoder2": ("Starcoder2Config", {"sliding_window": 8}),
+    "starcoder2-plain": ("Starcoder2Config", {"use_bias": False, "tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "olmo2": ("Olmo2Config", {}),
+    "olmo2-mha": ("Olmo2Config", {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True}),
+    "cohere": ("CohereConfig", {"logit_scale": 0.3, "tie_word_embeddings": True}),
+    "cohere-biases": ("CohereConfig", {"num_key_value_heads": 4, "attention_bias": True, "tie_word_embeddings": True}),
+    "cohere2": ("Cohere2Config", {"num_hidden_layers": 5, "sliding_window": 7, "tie_word_embeddings": True}),
+    "mpt": (
+        "MptConfig",
+        {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "tie_word_embeddings": True},
+    ),
+    "bloom": ("BloomConfig", {"hidden_size": 64, "n_head": 4, "n_layer": 2, "tie_word_embeddings": True}),
+    "bloom-6-heads": ("BloomConfig", {"hidden_size": 48, "n_head": 6, "n_layer": 2, "tie_word_embeddings": True}),
     "qwen3-yarn": ("Qwen3Config", {"head_dim": 24, **YARN}),
 }
 
 
 def make(name: str) -> None:
     cls, changes = CASES[name]
-    config = getattr(transformers, cls)(**{**SMALL, **changes})
+    # a configuration with its own names for the widths (n_embd, d_model, …) gets none of SMALL's but the vocabulary
+    small = {"vocab_size": SMALL["vocab_size"]} if {"n_layer", "n_layers"} & changes.keys() else SMALL
+    config = getattr(transformers, cls)(**{**small, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     shapes = {}
     with torch.no_grad():
@@ -77,14 +197,14 @@ def make(name: str) -> None:
             parameter.copy_(torch.from_numpy(weight(key, shapes[key])))
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(5)
-    for n, length in enumerate(LENGTHS):
+    for n, length in enumerate(LENGTHS if name != "phi3-long" else LENGTHS[:2]):
         tokens = rng.randint(0, config.vocab_size, length).astype(np.int32)
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()
         arrays |= {f"tokens{n}": tokens, f"logits{n}": logits.astype(np.float32)}
     stored = json.loads(config.to_json_string())
     FOLDER.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": stored, "shapes": shapes}, sort_keys=True)
+    text = json.dumps({"config": stored, "shapes": shapes, "n_ctx": CONTEXTS.get(name)}, sort_keys=True)
     (FOLDER / f"{name}.json").write_text(text + "\n")
     np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
     first, last = arrays["logits0"], arrays["logits0"][-1]

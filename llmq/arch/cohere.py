@@ -1,0 +1,34 @@
+"""Command-R: attention and feed-forward side by side on one LayerNorm without bias, scaled logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from llmq.arch.blocks import attention, gated, layer_norm, parallel_decoder
+from llmq.arch.family import Family
+from llmq.arch.fields import Fields
+from llmq.arch.hparams import HParams, read_hparams
+from llmq.formats.checkpoint import MetaValue
+from llmq.graph.builder import Graph, Value
+
+__all__ = ["FAMILY", "Cohere"]
+
+
+class Cohere(Family):
+    name = "command-r"
+    hf_model_types = ("cohere",)
+    hf_defaults: Mapping[str, object] = {"layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
+    hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu",), "use_qk_norm": (False,)}
+
+    def hparams(self, f: Fields) -> HParams:
+        return read_hparams(f, layer_norm=True, slides=self.slides)
+
+    def build(self, g: Graph, hp: HParams) -> Value:
+        return parallel_decoder(g, hp, attend=partial(attention, interleaved=True), feed=gated, norm=layer_norm)
+
+    def hf_more(self, f: Fields) -> dict[str, MetaValue]:
+        return {f"{self.name}.logit_scale": f.number("logit_scale"), f"{self.name}.vocab_size": f.integer("vocab_size")}
+
+
+FAMILY = Cohere()

@@ -1,0 +1,51 @@
+"""Gemma 3 (text): Gemma with norms before and after and on every head of q and k; five layers of six have windows and a
+RoPE base of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from llmq.arch.blocks import attention, decoder, gated
+from llmq.arch.fields import Fields
+from llmq.arch.gemma import Gemma
+from llmq.arch.hparams import HParams
+from llmq.arch.rope import Rope, hf_rope
+from llmq.errors import UnsupportedError
+from llmq.formats.checkpoint import MetaValue
+from llmq.graph.builder import Graph, Value
+
+__all__ = ["FAMILY"]
+
+LAYERS_OF_27B = 62
+
+
+class Gemma3(Gemma):
+    name = "gemma3"
+    hf_model_types = ("gemma3_text",)
+    slides = 6
+
+    def hparams(self, f: Fields) -> HParams:
+        hp = super().hparams(f)
+        if not f.has("attention.scale") and hp.n_layer == LAYERS_OF_27B:
+            hp = replace(hp, attention_scale=(hp.n_embd / hp.n_head) ** -0.5)
+        local = Rope(hp.head_dim, f.number("rope.freq_base_swa", low=1.0, high=1e12, default=10000.0))
+        return replace(hp, ropes=tuple(local if window else rope for rope, window in zip(hp.ropes, hp.windows, strict=True)))
+
+    def build(self, g: Graph, hp: HParams) -> Value:
+        return decoder(g, hp, attend=partial(attention, qk_norm="head"), feed=partial(gated, act="gelu_tanh"), post=True)
+
+    def hf_more(self, f: Fields) -> dict[str, MetaValue]:
+        if f.flag("use_bidirectional_attention", default=False):
+            raise UnsupportedError("use_bidirectional_attention: false expected", path=f.path)
+        out: dict[str, MetaValue] = {
+            "gemma3.attention.scale": f.number("query_pre_attn_scalar", default=256.0) ** -0.5,
+            "gemma3.rope.freq_base_swa": hf_rope(f, "sliding_attention").number("rope_theta", default=10000.0),
+        }
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if f.has(name):
+                out[f"gemma3.{name}"] = f.number(name)
+        return out
+
+
+FAMILY = Gemma3()

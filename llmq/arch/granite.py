@@ -1,0 +1,33 @@
+"""Granite 3: Llama's decoder with four constants: on the embeddings, the residuals, the attention scores and the logits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmq.arch.fields import Fields
+from llmq.arch.hparams import HParams
+from llmq.arch.llama import Llama
+from llmq.formats.checkpoint import MetaValue
+
+__all__ = ["FAMILY"]
+
+
+class Granite(Llama):
+    name = "granite"
+    hf_model_types = ("granite",)
+
+    def hparams(self, f: Fields) -> HParams:
+        hp = super().hparams(f)
+        return replace(hp, logit_scale=1 / hp.logit_scale)  # the logits are divided by it
+
+    def hf_more(self, f: Fields) -> dict[str, MetaValue]:
+        names = {
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "attention.scale": "attention_multiplier",
+            "logit_scale": "logits_scaling",
+        }
+        return super().hf_more(f) | {f"granite.{key}": f.number(name, default=1.0) for key, name in names.items()}
+
+
+FAMILY = Granite()

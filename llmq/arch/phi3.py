@@ -1,0 +1,56 @@
+"""Phi-3, 3.5 and 4: Llama's decoder with the rows of q, k, v and those of gate and up in one matrix each; LongRoPE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.arch.blocks import attention, decoder, gated
+from llmq.arch.family import Family
+from llmq.arch.fields import Fields
+from llmq.arch.hparams import HParams
+from llmq.arch.rope import hf_rope
+from llmq.formats.checkpoint import MetaValue
+from llmq.graph.builder import Graph, Value
+
+__all__ = ["FAMILY"]
+
+LONG = ("longrope", "su")
+
+
+class Phi3(Family):
+    name = "phi3"
+    hf_model_types = ("phi3",)
+    hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+
+    def build(self, g: Graph, hp: HParams) -> Value:
+        return decoder(g, hp, attend=attention, feed=gated)
+
+    def hf_more(self, f: Fields) -> dict[str, MetaValue]:
+        rope = hf_rope(f)
+        if rope.text("rope_type", default="default") not in LONG:
+            return {}
+        context, original = f.integer("max_position_embeddings"), _original(f, rope)
+        factor = rope.number("factor", default=context / original)
+        stretched = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        return {
+            "phi3.rope.scaling.type": "longrope",
+            "phi3.rope.scaling.original_context_length": original,
+            "phi3.rope.scaling.attn_factor": rope.number("attention_factor", default=stretched),
+        }
+
+    def hf_extra_tensors(self, config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
+        rope = hf_rope(Fields(config))
+        if rope.text("rope_type", default="default") not in LONG:
+            return {}
+        return {f"rope_factors_{which}.weight": rope.numbers(f"{which}_factor") for which in ("long", "short")}
+
+
+def _original(f: Fields, rope: Fields) -> int:
+    return (rope if rope.has("original_max_position_embeddings") else f).integer("original_max_position_embeddings", low=2)
+
+
+FAMILY = Phi3()
