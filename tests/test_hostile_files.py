@@ -31,7 +31,7 @@ from llmq.formats.safetensors import open_safetensors
 from llmq.formats.source import Source
 
 FUZZ_SECONDS = float(os.environ.get("LLMQ_FUZZ_SECONDS", "2"))
-U8, I32, U32, F32, BOOL, STR, ARRAY, U64 = 0, 5, 4, 6, 7, 8, 9, 10
+U8, U16, U32, I32, F32, BOOL, STR, ARRAY, U64 = 0, 2, 4, 5, 6, 7, 8, 9, 10
 
 
 def text(s: str | bytes) -> bytes:
@@ -40,7 +40,7 @@ def text(s: str | bytes) -> bytes:
 
 
 def scalar(key: str, kind: int, value: object) -> bytes:
-    forms = {U8: "<B", I32: "<i", U32: "<I", F32: "<f", BOOL: "<B", U64: "<Q"}
+    forms = {U8: "<B", U16: "<H", I32: "<i", U32: "<I", F32: "<f", BOOL: "<B", U64: "<Q"}
     return text(key) + struct.pack("<I", kind) + (text(value) if kind == STR else struct.pack(forms[kind], value))
 
 
@@ -126,6 +126,7 @@ GGUF_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "no architecture": (gguf([TOKENS]), FormatError, "general.architecture is missing"),
     "architecture is a number": (gguf([scalar("general.architecture", U32, 7)]), FormatError, "expected str, found u32"),
     "importance matrix": (gguf([scalar("general.type", STR, "imatrix")]), UnsupportedError, "importance matrix"),
+    "one of three parts": (gguf([ARCH, scalar("split.count", U16, 3)]), UnsupportedError, "one of 3 parts.*merge them"),
     "alignment 0": (gguf([ARCH, scalar("general.alignment", U32, 0)]), FormatError, "alignment is 0"),
     "alignment 48": (gguf([ARCH, scalar("general.alignment", U32, 48)]), FormatError, "alignment is 48"),
     "alignment 2^17": (gguf([ARCH, scalar("general.alignment", U32, 2**17)]), FormatError, "alignment is 131072"),
