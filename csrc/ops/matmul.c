@@ -35,9 +35,11 @@ int llmq_matmul_kind(const llmq_packed *w, int64_t m) {
 
 static int64_t tile_rows(int64_t m) { return (m + 31) / 32 * 32; }
 
+static int64_t tile_row_bytes(int64_t k) { return (k + 31) / 32 * 64; }
+
 static int64_t prepared_bytes(int kind, int64_t k, int64_t m) {
     if (kind == X8) return m * llmq_x8_stride(k);
-    return kind == TILES ? tile_rows(m) * ((k + 31) / 32 * 64) : 0;
+    return kind == TILES ? tile_rows(m) * tile_row_bytes(k) : 0;
 }
 
 static int64_t thread_bytes(int kind, int64_t m) {
@@ -59,8 +61,11 @@ void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_
         const int64_t stride = llmq_x8_stride(w->k);
         for (int64_t t = m * tid / nth; t < m * (tid + 1) / nth; t++) kernels->x8(x + t * ldx, w->k, (uint8_t *)scratch + t * stride);
     } else if (kind == TILES) {
-        const int64_t tiles = tile_rows(m) / 16;
-        kernels->tiles_x(x, m, w->k, ldx, tiles * tid / nth, tiles * (tid + 1) / nth, scratch);
+        for (int64_t t = 0; t < m; t += TILES_BLOCK) {
+            const int64_t rows = min64(TILES_BLOCK, m - t), tiles = tile_rows(rows) / 16;
+            uint8_t *block = (uint8_t *)scratch + t * tile_row_bytes(w->k);
+            kernels->tiles_x(x + t * ldx, rows, w->k, ldx, tiles * tid / nth, tiles * (tid + 1) / nth, block);
+        }
     }
 }
 
@@ -115,11 +120,10 @@ static void run_floats(const job *j, int64_t first, int64_t last) {
 }
 
 static void run_tiles(const job *j, int64_t first, int64_t last) {
-    const int64_t row_bytes = (j->w->k + 31) / 32 * 64;
     for (int64_t t = 0; t < j->m; t += TILES_BLOCK) {
         const int64_t m = min64(TILES_BLOCK, j->m - t), rows = tile_rows(m);
-        llmq_kernels_used()->tiles_mm(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * row_bytes, m,
-                                      j->panel, j->sums);
+        llmq_kernels_used()->tiles_mm(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * tile_row_bytes(j->w->k),
+                                      m, j->panel, j->sums);
         for (int64_t s = first; s < last; s++) put(j, j->sums + (s - first) * rows * LLMQ_STRIP, s, t, m);
     }
 }

@@ -90,6 +90,4 @@ V_INLINE void v_pair_f16(const void *p, vf column[2]) {
     column[1] = _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0xd8));
 }
 
-V_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
-
 #endif

@@ -1,0 +1,198 @@
+/* amx_matmul.c: large batches, out = x . W^T in bfloat16 tiles with float32 sums (TDPBF16PS).
+ *
+ * Weights of any type are dequantized to a bf16 panel of two strips by 256 columns, 16 KB, as they pass; scales and minima are folded in
+ * there, so that the tiles need no work between columns. Activations are converted once per matmul.
+ *
+ *     X tiles   [256-column blocks][tiles of 16 rows][up to 8 runs of 32 columns] of 1 KB: bf16 [16 rows][32 columns]
+ *     W panel   [2 strips][8 runs of 32 columns] of 1 KB: bf16 [16 pairs of columns][16 rows of W][2], the B operand
+ *     C tiles   out[strip][row tile] of 1 KB: float [16 rows of x][16 rows of W]; 2 x 2 of them are summed at a time
+ *
+ * Everything is contiguous in the order of use: tile rows at strides of some KB would fall into one set of L1.
+ *
+ * Numeric contract: |out - w.x| <= 2^-7.9 * sum |w x|: x and w are each rounded to 8 bits of mantissa, float32 sums; denormals count as
+ * zero, MXCSR is not used. A row's result depends on neither the other rows nor the threads.
+ *
+ * _tile_loadconfig of GCC 12 declares only 8 of its 64 bytes as read, and its tile loads no memory at all: the barriers keep the stores
+ * before them. */
+#define V_VNNI 1
+#include "simd/avx512.h"
+
+#include "isa/strip.inc"
+
+enum { RUN = 32, RUNS = 8, TILE = 1024 };
+#define BARRIER() __asm__ volatile("" ::: "memory")
+_Static_assert(2 * RUNS * TILE <= LLMQ_TILES_SCRATCH, "the panel has its room");
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- activations ---------------------------------------------------------------------------------------------------------- */
+
+static void tiles_x(const float *x, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last, uint8_t *tiles) {
+    const int64_t row_tiles = (m + 31) / 32 * 2, runs = (k + RUN - 1) / RUN;
+    for (int64_t i = first; i < last; i++) {
+        for (int64_t run = 0; run < runs; run++) {
+            const int64_t block = run / RUNS, wide = min64(RUNS, runs - block * RUNS); /* runs of this block */
+            uint8_t *tile = tiles + (block * RUNS * row_tiles + i * wide + run % RUNS) * TILE;
+            const int64_t left = k - run * RUN;
+            const __mmask16 low = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
+            const __mmask16 high = left >= 32 ? 0xffff : left <= 16 ? 0 : (__mmask16)((1 << (left - 16)) - 1);
+            for (int64_t r = 0; r < 16; r++) {
+                const float *from = x + (i * 16 + r) * ldx + run * RUN;
+                __m512 a = v_fzero(), b = v_fzero();
+                if (i * 16 + r < m) {
+                    a = _mm512_maskz_loadu_ps(low, from);
+                    b = _mm512_maskz_loadu_ps(high, from + 16);
+                }
+                _mm512_storeu_si512(tile + r * 64, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+            }
+        }
+    }
+}
+
+/* ---- weights -------------------------------------------------------------------------------------------------------------- */
+
+/* Two columns of 16 rows as one row of a B tile. */
+V_INLINE void put_pair(uint8_t *to, vf first, vf second) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
+                                           18, 2, 17, 1, 16, 0);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first)));
+}
+
+/* Run s of a strip of quantized weights: w = q * (d * sc) - (off * d * sc + dmin * m). */
+V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *strip, int64_t s, uint8_t *tile) {
+    vi table = v_zero(), q[8][VECTORS];
+    if (f.book) table = v_xor(v_table(llmq_codec_of(w->type)->codebook), v_bytes(V_WIDE_XOR));
+    fetch(f, w, strip, s, 0, table, q);
+    const int64_t block = s * RUN / f.block;
+    const vf d = v_halves(strip + w->plane[LLMQ_PLANE_D] + block * 32);
+#pragma GCC unroll 2
+    for (int part = 0; part < RUN / f.group; part++) {
+        const int64_t group = (s * (RUN / f.group) + part) * LLMQ_STRIP;
+        vf scale = d;
+        if (f.scales) scale = v_fmul(d, v_float(v_scales(0, strip + w->plane[LLMQ_PLANE_SC] + group)));
+        vf base = v_fmul(scale, v_fset((float)-f.off));
+        if (f.min) {
+            vf least = v_halves(strip + w->plane[LLMQ_PLANE_DMIN] + block * 32);
+            if (f.scales) {
+                const __m128i m = _mm_loadu_si128((const __m128i *)(const void *)(strip + w->plane[LLMQ_PLANE_M] + group));
+                least = v_fmul(least, v_float(_mm512_cvtepu8_epi32(m)));
+            }
+            base = v_fsub(base, least);
+        }
+#pragma GCC unroll 8
+        for (int i = part * f.group / 4; i < (part + 1) * f.group / 4; i++) {
+            vf column[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                const vi level = _mm512_and_si512(_mm512_srli_epi32(q[i][0], (unsigned)(8 * j)), _mm512_set1_epi32(255));
+                column[j] = v_fma(v_float(level), scale, base);
+            }
+            put_pair(tile + i * 128, column[0], column[1]);
+            put_pair(tile + i * 128 + 64, column[2], column[3]);
+        }
+    }
+}
+
+#define SHAPE(name, bits, group, off, min, scales, book, block)                                                                    \
+    static void panel_##name(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t runs, uint8_t *panel) {             \
+        for (int64_t i = 0; i < runs; i++)                                                                                       \
+            run_quant((shape){bits, group, off, min, scales, book, block}, w, strip, first + i, panel + i * TILE);                 \
+    }
+#include "shapes.def"
+#undef SHAPE
+
+/* F16 and BF16: the strip has the order of the tiles; columns past k are zeros. */
+static void panel_half(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t runs, uint8_t *panel) {
+    const int64_t pairs = (w->k + 1) / 2;
+    for (int64_t p = first * (RUN / 2); p < (first + runs) * (RUN / 2); p++, panel += 64) {
+        vf column[2] = {v_fzero(), v_fzero()};
+        if (p < pairs && w->type == LLMQ_F16) v_pair_f16(strip + p * 64, column);
+        if (p < pairs && w->type == LLMQ_BF16) v_pair_bf16(strip + p * 64, column);
+        put_pair(panel, column[0], column[1]);
+    }
+}
+
+typedef void panel_fn(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t runs, uint8_t *panel);
+
+static panel_fn *panel_of(const llmq_packed *w) {
+    static panel_fn *const by_shape[LLMQ_SHAPES] = {
+#define SHAPE(name, ...) panel_##name,
+#include "shapes.def"
+#undef SHAPE
+    };
+    const llmq_codec *codec = llmq_codec_of(w->type);
+    return codec->bits ? by_shape[llmq_shape_of(codec)] : panel_half;
+}
+
+/* ---- the multiplication --------------------------------------------------------------------------------------------------- */
+
+static void configure(void) {
+    _Alignas(64) struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.row_bytes[t] = 64;
+        config.rows[t] = 16;
+    }
+    BARRIER();
+    _tile_loadconfig(&config);
+}
+
+/* C[2 row tiles][2 strips] += X . W^T over `runs` runs. x: the second row tile follows the first; c1: the second strip's C. */
+static void square(const uint8_t *x, const uint8_t *panel, int64_t runs, int fresh, float *c0, float *c1) {
+    if (fresh) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, c0, 64);
+        _tile_loadd(1, c1, 64);
+        _tile_loadd(2, c0 + 256, 64);
+        _tile_loadd(3, c1 + 256, 64);
+    }
+    for (int64_t i = 0; i < runs; i++) {
+        _tile_loadd(4, x + i * TILE, 64);
+        _tile_loadd(6, panel + i * TILE, 64);
+        _tile_loadd(5, x + (runs + i) * TILE, 64);
+        _tile_loadd(7, panel + (RUNS + i) * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c0, 64);
+    _tile_stored(1, c1, 64);
+    _tile_stored(2, c0 + 256, 64);
+    _tile_stored(3, c1 + 256, 64);
+}
+
+/* An odd strip at the end is multiplied beside itself: both halves of the square then write the same numbers to the same place. */
+static void tiles_mm(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m, uint8_t *scratch,
+                     float *out) {
+    panel_fn *const panel = panel_of(w);
+    const int64_t row_tiles = (m + 31) / 32 * 2, runs = (w->k + RUN - 1) / RUN;
+    configure();
+    for (int64_t first = 0; first < runs; first += RUNS) {
+        const int64_t wide = min64(RUNS, runs - first);
+        const uint8_t *x = tiles + first * row_tiles * TILE;
+        for (int64_t s = 0; s < count; s += 2) {
+            const int64_t other = s + 1 < count ? s + 1 : s;
+            panel(w, strips + s * w->strip_bytes, first, wide, scratch);
+            panel(w, strips + other * w->strip_bytes, first, wide, scratch + RUNS * TILE);
+            BARRIER();
+            for (int64_t r = 0; r < row_tiles; r += 2) {
+                square(x + r * wide * TILE, scratch, wide, first == 0, out + (s * row_tiles + r) * 256, out + (other * row_tiles + r) * 256);
+            }
+        }
+    }
+    _tile_release();
+}
+
+void llmq_body_amx_matmul(llmq_kernels *k);
+void llmq_body_amx_matmul(llmq_kernels *k) {
+    k->tiles_x = tiles_x;
+    k->tiles_mm = tiles_mm;
+}

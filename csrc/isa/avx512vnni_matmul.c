@@ -1,0 +1,10 @@
+/* avx512vnni_matmul.c: the matmul of csrc/isa/matmul.inc in AVX-512 with VNNI. */
+#define V_VNNI 1
+#include "simd/avx512.h"
+
+#include "isa/matmul.inc"
+
+void llmq_body_avx512vnni_matmul(llmq_kernels *k);
+void llmq_body_avx512vnni_matmul(llmq_kernels *k) {
+    set_matmul(k);
+}

@@ -1,0 +1,121 @@
+/* avx512.h: the vocabulary of csrc/isa/matmul.inc in AVX-512 F/BW/VL/DQ, a vector being the 16 rows of a strip; with V_VNNI defined
+ * the sums of products use VNNI.
+ *
+ * Without VNNI integers are summed as in avx2.h, where the bounds are derived; there is no vpsign for 512 bits, so x is negated under a
+ * mask of the weights' signs. With VNNI every product goes straight to int32 (vpdpbusd): at most 32 * 255 * 127 < 2^20, no saturation.
+ * It multiplies unsigned by signed bytes: signed weights get their top bit flipped, which adds 128, an offset like any other. */
+#ifndef LLMQ_SIMD_AVX512_H
+#define LLMQ_SIMD_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define V_INLINE static inline __attribute__((always_inline))
+#ifdef V_VNNI
+#define V_SPAN(bits, off, group) (group)
+enum { V_WIDE_XOR = 0x80 };
+#else
+#define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
+enum { V_WIDE_XOR = 0 };
+#endif
+enum { V_ROWS = 16, V_TOKENS = 8, V_FLOAT_TOKENS = 12 };
+typedef __m512i vi;
+typedef __m512 vf;
+
+V_INLINE vi v_zero(void) { return _mm512_setzero_si512(); }
+V_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
+V_INLINE void v_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
+V_INLINE vi v_quad(const void *p) { return _mm512_set1_epi32(*(const int32_t *)p); } /* the same 4 bytes for every row */
+V_INLINE vi v_bytes(int byte) { return _mm512_set1_epi8((char)byte); }
+V_INLINE vi v_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+V_INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+V_INLINE vi v_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+/* a shifted up by n bits, or down by -n; bits cross bytes and must be masked */
+V_INLINE vi v_shift(vi a, int n) { return n >= 0 ? _mm512_slli_epi16(a, (unsigned)n) : _mm512_srli_epi16(a, (unsigned)-n); }
+V_INLINE vi v_table(const void *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+V_INLINE vi v_lookup(vi table, vi index) { return _mm512_shuffle_epi8(table, index); }
+V_INLINE vi v_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
+V_INLINE vi v_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
+
+/* ---- sums of products ---------------------------------------------------------------------------------------------------- */
+
+#ifdef V_VNNI
+V_INLINE vi v_dot_start(int wide, int off, vi sums) {
+    (void)wide;
+    return off ? _mm512_madd_epi16(sums, _mm512_set1_epi16((short)-off)) : _mm512_setzero_si512();
+}
+V_INLINE vi v_dot_step(int wide, vi acc, vi w, vi x) {
+    (void)wide;
+    return _mm512_dpbusd_epi32(acc, w, x);
+}
+V_INLINE vi v_dot_end(int wide, vi acc) {
+    (void)wide;
+    return acc;
+}
+V_INLINE vi v_dot_scaled(int wide, vi acc, vi scale) {
+    (void)wide;
+    return _mm512_mullo_epi32(acc, scale);
+}
+V_INLINE vi v_scales(int wide, const void *p) {
+    (void)wide;
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+#else
+V_INLINE vi v_dot_start(int wide, int off, vi sums) {
+    if (wide || off == 0) return _mm512_setzero_si512();
+    return _mm512_mullo_epi16(sums, _mm512_set1_epi16((short)-off));
+}
+V_INLINE vi v_dot_step(int wide, vi acc, vi w, vi x) {
+    if (!wide) return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x));
+    const vi signed_x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    const vi pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_x);
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+V_INLINE vi v_dot_end(int wide, vi acc) {
+    return wide ? acc : _mm512_madd_epi16(acc, _mm512_set1_epi16(1));
+}
+V_INLINE vi v_dot_scaled(int wide, vi acc, vi scale) {
+    return wide ? _mm512_mullo_epi32(acc, scale) : _mm512_madd_epi16(acc, scale);
+}
+/* int8 scales of 16 rows, as v_dot_scaled takes them */
+V_INLINE vi v_scales(int wide, const void *p) {
+    const __m128i sc = _mm_loadu_si128((const __m128i *)p);
+    if (wide) return _mm512_cvtepi8_epi32(sc);
+    return _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(sc, sc), _mm_unpacklo_epi8(sc, sc)));
+}
+#endif
+/* uint8 minima of 16 rows, and their product with the sums of x (two int16 a row) */
+V_INLINE vi v_minima(const void *p) {
+    const __m128i m = _mm_loadu_si128((const __m128i *)p);
+    return _mm512_cvtepu8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(m, m), _mm_unpacklo_epi8(m, m)));
+}
+V_INLINE vi v_min_ones(void) { return _mm512_set1_epi16(1); }
+V_INLINE vi v_min_dot(vi minima, vi sums) { return _mm512_madd_epi16(minima, sums); }
+
+/* ---- floats --------------------------------------------------------------------------------------------------------------- */
+
+V_INLINE vf v_fzero(void) { return _mm512_setzero_ps(); }
+V_INLINE vf v_fload(const float *p) { return _mm512_loadu_ps(p); }
+V_INLINE void v_fstore(float *p, vf a) { _mm512_storeu_ps(p, a); }
+V_INLINE vf v_fset(float x) { return _mm512_set1_ps(x); }
+V_INLINE vf v_fadd(vf a, vf b) { return _mm512_add_ps(a, b); }
+V_INLINE vf v_fsub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+V_INLINE vf v_fmul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+V_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+V_INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
+V_INLINE vf v_halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+
+/* [16 rows][2 columns] of 16-bit floats -> the first and the second column */
+V_INLINE void v_pair_bf16(const void *p, vf column[2]) {
+    const vi w = v_load(p);
+    column[0] = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+    column[1] = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
+}
+V_INLINE void v_pair_f16(const void *p, vf column[2]) {
+    const vf a = v_halves(p), b = v_halves((const char *)p + 32); /* rows 0..7 and 8..15, columns alternate */
+    const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    column[0] = _mm512_permutex2var_ps(a, even, b);
+    column[1] = _mm512_permutex2var_ps(a, _mm512_or_si512(even, _mm512_set1_epi32(1)), b);
+}
+
+#endif
