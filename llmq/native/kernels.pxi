@@ -18,6 +18,13 @@ cdef extern from "kernels.h" nogil:
     void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx,
                          void *scratch, float *out, int64_t ldo, int64_t *next, int tid, int nth)
 
+    ctypedef struct llmq_pool:
+        pass
+
+    llmq_pool *llmq_pool_new(int n_threads)
+    void llmq_pool_free(llmq_pool *)
+    void llmq_pool_run(llmq_pool *, void (*task)(void *arg, int tid, int nth) noexcept nogil, void *arg)
+
     const char *llmq_isa_name(llmq_isa)
     llmq_isa llmq_isa_found()
     int llmq_isa_offered(llmq_isa)
@@ -94,6 +101,26 @@ cdef class Packed:
         return out
 
 
+cdef struct matmul_call:
+    const llmq_packed *w
+    int64_t expert, m, ldx, ldo
+    const float *bias
+    const float *x
+    float *out
+    void *scratch
+    int64_t next
+
+
+cdef void matmul_prepare(void *arg, int tid, int nth) noexcept nogil:
+    cdef matmul_call *c = <matmul_call *>arg
+    llmq_matmul_prepare(c.w, c.x, c.m, c.ldx, c.scratch, tid, nth)
+
+
+cdef void matmul_run(void *arg, int tid, int nth) noexcept nogil:
+    cdef matmul_call *c = <matmul_call *>arg
+    llmq_matmul_run(c.w, c.expert, c.bias, c.x, c.m, c.ldx, c.scratch, c.out, c.ldo, &c.next, tid, nth)
+
+
 def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias=None, int64_t expert=0, int n_threads=1, scratch=None):
     """out[m][n] = x[m][k] . W[expert]^T + bias, all float32; x and out may have padded rows (stride), not padded columns. `scratch` is
     uint8, 64-byte aligned, Packed.scratch_bytes(m, n_threads) long."""
@@ -102,21 +129,24 @@ def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias
         raise ValueError(f"matmul: x {x.shape[0]} x {x.shape[1]} and out {out.shape[0]} x {out.shape[1]} do not fit W {w.c.n} x {w.c.k}")
     if x.strides[1] != 4 or out.strides[1] != 4 or x.strides[0] % 4 or out.strides[0] % 4:
         raise ValueError("matmul: the columns of x and out must be contiguous")
-    if (bias is not None and bias.shape[0] != w.c.n) or not 0 <= expert < w.c.experts or n_threads < 1:
+    if (bias is not None and bias.shape[0] != w.c.n) or not 0 <= expert < w.c.experts or not 1 <= n_threads <= 64:
         raise ValueError("matmul: bias, expert or n_threads out of range")
     if m == 0:
         return
     cdef uint8_t[::1] work = aligned(w.scratch_bytes(m, n_threads)) if scratch is None else scratch
     if work.shape[0] != w.scratch_bytes(m, n_threads) or <size_t>&work[0] % 64:
         raise ValueError("matmul: scratch has the wrong size or is not 64-byte aligned")
-    cdef const float *b = &bias[0] if bias is not None else NULL
-    cdef int64_t ldx = x.strides[0] // 4, ldo = out.strides[0] // 4, next = 0
-    cdef int tid
+    cdef matmul_call c
+    c.w, c.expert, c.m, c.ldx, c.ldo, c.next = &w.c, expert, m, x.strides[0] // 4, out.strides[0] // 4, 0
+    c.bias = &bias[0] if bias is not None else NULL
+    c.x, c.out, c.scratch = &x[0, 0], &out[0, 0], &work[0]
+    cdef llmq_pool *pool = llmq_pool_new(n_threads)
+    if pool == NULL:
+        raise MemoryError(f"matmul: no pool of {n_threads} threads")
     with nogil:
-        for tid in range(n_threads):
-            llmq_matmul_prepare(&w.c, &x[0, 0], m, ldx, &work[0], tid, n_threads)
-        for tid in range(n_threads):
-            llmq_matmul_run(&w.c, expert, b, &x[0, 0], m, ldx, &work[0], &out[0, 0], ldo, &next, tid, n_threads)
+        llmq_pool_run(pool, matmul_prepare, &c)
+        llmq_pool_run(pool, matmul_run, &c)
+        llmq_pool_free(pool)
 
 
 def isa_levels():
