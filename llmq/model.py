@@ -79,7 +79,7 @@ def load(
     path = Path(src)
     checkpoint = open_checkpoint(path)
     try:
-        tape = build_tape(checkpoint)
+        tape = build_tape(checkpoint, n_ctx=n_ctx)
         tokenizer = Tokenizer.from_metadata(checkpoint.metadata, path=path)
         context = n_ctx or tape.n_ctx_train
         if context > tape.n_ctx_train:

@@ -15,6 +15,7 @@ import pytest
 from goldens import Golden, load, names, write_folder
 from tiny import batch, write_gguf
 
+import llmq
 from llmq.arch import build_tape, family_of_config
 from llmq.engine.base import Batch, Engine
 from llmq.engine.native import NativeEngine
@@ -170,3 +171,12 @@ def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
     folder = write_folder(load("llama-gqa"), tmp_path, {**config, "num_attention_heads": 5, "head_dim": 12})
     with open_checkpoint(folder) as model, pytest.raises(FormatError, match="not 5 heads"):
         model.tensors["blk.0.attn_q.weight"].raw()
+
+
+def test_load_builds_for_the_context_that_is_asked_for(tmp_path: Path) -> None:
+    golden = load("phi3-short")
+    tokens, expected = golden.sequences[0]
+    folder = write_folder(golden, tmp_path)
+    with llmq.load(folder, n_ctx=golden.n_ctx, engine="reference") as short, llmq.load(folder, engine="reference") as long:
+        assert abs(short.logits(tokens.tolist()) - expected).max() < 1e-4
+        assert abs(long.logits(tokens.tolist()) - expected).max() > 1e-2
