@@ -1,0 +1,70 @@
+"""Every command and every piece of Python in README.md and the guides runs as printed, and `make demo` does what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", "docs/python.md"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def command(line: str) -> list[str]:
+    words = shlex.split(line)
+    if words[0].endswith("llmq"):
+        return [sys.executable, "-m", "llmq", *words[1:]]
+    assert words[0].endswith("python"), line
+    return [sys.executable, *words[1:]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("models", "README.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line: str) -> str:
+    done = subprocess.run(command(line), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_commands(folder: Path) -> None:
+    lines = [line for block in blocks("README.md", "sh") for line in block.splitlines() if line]
+    assert len(lines) >= 6
+    outputs = {line: run(line) for line in lines}
+    assert all(outputs.values())
+    assert (folder / "story.gguf").stat().st_size < 5 << 20
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python(page: str, folder: Path) -> None:
+    source = "\n".join(blocks(page, "python"))
+    assert "llmq.load" in source
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_demo(folder: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    lines = re.findall(r"^demo:.*\n((?:\t.*\n)+)", makefile, re.M)[0].replace("$(BIN)/", "").split("\n\t")
+    assert all(f"make {target}" in (ROOT / "README.md").read_text() for target in ("demo", "test"))
+    story = [run(line.strip()) for line in lines][-1]
+    assert story.startswith("It was a dark and stormy night")
+    assert len(story.split()) > 60
+
+
+def test_story_without_a_model(folder: Path) -> None:
+    assert run('llmq run "It was a dark and stormy night" --max-tokens 5 --seed 1').startswith("It was a dark")
