@@ -8,7 +8,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 import os
 
@@ -24,7 +24,10 @@ cdef extern from "text/text.h" nogil:
         uint32_t n
     ctypedef struct text_pre:
         const char *name
-        int ignore_merges, nfc, add_bos
+        int ignore_merges, nfc, add_bos, add_sep
+    ctypedef struct text_cutter:
+        const text_pre *pre
+        const uint8_t *text_end
     ctypedef struct text_spec:
         text_model model
         int flags, nfc, ignore_merges
@@ -44,6 +47,7 @@ cdef extern from "text/text.h" nogil:
 
     const text_pre *text_pre_of(const char *name)
     const text_pre *text_pre_at(int index)
+    const uint8_t *text_cut(text_cutter *, const uint8_t *p)
     text_status text_vocab_new(const text_spec *, text_vocab **, text_error *)
     void text_vocab_free(text_vocab *)
     int64_t text_vocab_size(const text_vocab *)
@@ -59,17 +63,37 @@ class VocabError(ValueError):
 
 
 def pre_tokenizers():
-    """The known values of tokenizer.ggml.pre: {name: {"add_bos", "nfc", "ignore_merges"}}, what is usual with them."""
+    """The known values of tokenizer.ggml.pre: {name: {"add_bos", "add_sep", "nfc", "ignore_merges"}}, what is usual with them."""
     cdef int i = 0
     known = {}
     cdef const text_pre *pre = text_pre_at(0)
     while pre != NULL:
         known[pre.name.decode()] = {
-            "add_bos": bool(pre.add_bos), "nfc": bool(pre.nfc), "ignore_merges": bool(pre.ignore_merges)
+            "add_bos": bool(pre.add_bos), "add_sep": bool(pre.add_sep), "nfc": bool(pre.nfc), "ignore_merges": bool(pre.ignore_merges)
         }
         i += 1
         pre = text_pre_at(i)
     return known
+
+
+def cut(str pre not None, str text not None):
+    """The words that a pre-tokenizer cuts a text into, as UTF-8 (some cut inside a character)."""
+    cdef Py_ssize_t size
+    cdef bytes name = pre.encode()
+    cdef const uint8_t *p = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+    cdef const uint8_t *end
+    cdef text_cutter cutter
+    memset(&cutter, 0, sizeof(cutter))
+    cutter.pre = text_pre_of(name)
+    cutter.text_end = p + size
+    if cutter.pre == NULL:
+        raise ValueError(f"unknown pre-tokenizer {pre!r}")
+    words = []
+    while p < cutter.text_end:
+        end = text_cut(&cutter, p)
+        words.append(PyBytes_FromStringAndSize(<const char *>p, end - p))
+        p = end
+    return words
 
 
 cdef text_bytes *strings_of(list strings, str what) except NULL:

@@ -30,22 +30,17 @@ text_status bpe_word(const text_vocab *v, const uint8_t *p, size_t n, text_ids *
     return status;
 }
 
-static text_status cut(const text_vocab *v, text_work *work, const text_scanner *stage, const uint8_t *p, const uint8_t *end,
-                       text_ids *out) {
-    for (const uint8_t *next; p < end; p = next) {
-        next = stage[0](p, end);
-        text_status status = stage[1] ? cut(v, work, stage + 1, p, next, out)
-                                      : word_append(v, work, bpe_word, p, (size_t)(next - p), out);
-        if (status) return status;
-    }
-    return TEXT_OK;
-}
-
 text_status bpe_encode(const text_vocab *v, text_work *work, const uint8_t *p, const uint8_t *end, text_ids *out) {
     if (v->nfc && !unicode_is_nfc(p, end)) {
         text_status status = unicode_nfc(&work->points, p, end, &work->normal);
         if (status) return status;
         p = work->normal.v, end = p + work->normal.n;
     }
-    return cut(v, work, v->pre->stage, p, end, out);
+    text_cutter cutter = {v->pre, end, {0}};
+    text_status status = TEXT_OK;
+    for (const uint8_t *next; !status && p < end; p = next) {
+        next = text_cut(&cutter, p);
+        status = word_append(v, work, bpe_word, p, (size_t)(next - p), out);
+    }
+    return status;
 }

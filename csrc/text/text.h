@@ -53,18 +53,26 @@ typedef struct text_bytes {
 
 /* How a text is cut into words that merges do not cross: stages, each cutting the pieces of the one before. A stage returns the
  * end of the first piece of [p, end), p < end; it reads nothing beyond end. */
-enum { PRE_STAGES = 4 };
+enum { PRE_STAGES = 6 };
 typedef const uint8_t *(*text_scanner)(const uint8_t *p, const uint8_t *end);
 typedef struct text_pre {
     const char *name;                   /* tokenizer.ggml.pre */
-    text_scanner stage[PRE_STAGES + 1]; /* NULL after the last */
+    text_scanner stage[PRE_STAGES];     /* NULL after the last */
     int ignore_merges;                  /* a word that is a token is that token, whatever the merges say */
     int nfc;                            /* the original normalizes texts to NFC */
-    int add_bos;                        /* when the file does not say */
+    int add_bos, add_sep;               /* when the file does not say */
 } text_pre;
 
 const text_pre *text_pre_of(const char *name); /* NULL for an unknown name */
 const text_pre *text_pre_at(int index);        /* NULL past the last */
+
+/* Cuts [p, text_end) from word to word: `end` all NULL at first, then p = text_cut(&cutter, p) gives the end of each, until text_end. */
+typedef struct text_cutter {
+    const text_pre *pre;
+    const uint8_t *text_end, *end[PRE_STAGES];
+} text_cutter;
+
+const uint8_t *text_cut(text_cutter *, const uint8_t *p);
 
 typedef struct text_spec {
     text_model model;

@@ -19,14 +19,76 @@ from llmq.formats.checkpoint import MetaValue
 __all__ = ["recognize_bpe", "recognize_spm", "recognize_wordpiece"]
 
 # Pre-tokenizers as their steps: "split BEHAVIOR REGEX", "bytes" (the byte alphabet alone), "gpt-2 words" (ByteLevel with its
-# built-in expression). Of names with equal steps the one that also says the right thing about merges and NFC is taken.
-_GPT4 = (  # cl100k
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# built-in expression), "digits" and "digit runs". The expressions are compared as text, never compiled; several ways to write
+# one pre-tokenizer share a name.
+_WORDS = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_GPT2 = ("'s|'t|'re|'ve|'m|'ll|'d|" + _WORDS, "'(?:[sdmt]|ll|ve|re)|" + _WORDS)
+_FOLDED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _gpt4(digits: str) -> tuple[str, ...]:
+    """cl100k, as Hugging Face's converter and as tiktoken write it."""
+    return (
+        _FOLDED + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _END,
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    )
+
+
+def _o200k(contraction: str, digits: str) -> str:
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    words = rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{contraction}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{contraction}"
+    return words + r"|\p{N}" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _END
+
+
+_QWEN35 = _FOLDED + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _END
+_SEED_CODER = _FOLDED + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|" + _END
+_DEEPSEEK3 = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|""" + _END
 )
+_BLOOM = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
+_CASED = (
+    "A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377\u037b-\u037d"
+    "\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-"
+    "\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20"
+    "-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-"
+    "\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d"
+    "\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-"
+    "\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-"
+    "\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb"
+    "\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
+)
+_IDEOGRAPHS = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_IDEOGRAPHS_AND_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_SIGNS = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+
+
+def _split(*expressions: str) -> tuple[str, ...]:
+    return (*("split isolated " + expression for expression in expressions), "bytes")
+
+
+_LLM = ("[\r\n]", rf"\s?[{_CASED}]+", _SIGNS, r"\s+$", _IDEOGRAPHS)
+_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _IDEOGRAPHS)
+
 _STEPS: list[tuple[str, tuple[str, ...]]] = [
-    ("gpt-2", ("gpt-2 words",)),
-    ("llama-bpe", ("split isolated " + _GPT4 % "{1,3}", "bytes")),
-    ("qwen2", ("split isolated " + _GPT4 % "", "bytes")),
+    *((name, ("gpt-2 words",)) for name in ("gpt-2", "olmo")),
+    *(("gpt-2", _split(regex)) for regex in _GPT2),
+    *((name, ("digits", "gpt-2 words")) for name in ("starcoder", "command-r")),
+    *((name, _split(regex)) for regex in _gpt4("{1,3}") for name in ("llama-bpe", "smaug-bpe")),
+    *(("qwen2", _split(regex)) for regex in _gpt4("")),
+    ("qwen35", _split(_QWEN35)),
+    ("seed-coder", _split(_SEED_CODER)),
+    ("gpt-4o", _split(_o200k(_FOLDED + "?", "{1,3}"))),
+    ("tekken", _split(_o200k("", ""))),
+    # a vocabulary that was trained with digits apart has no merges of digits, so "digit runs" is the same
+    *(("deepseek-llm", (*_split(*_LLM)[:-1], digits, "bytes")) for digits in ("digit runs", "digits")),
+    ("deepseek-coder", (*_split(*_CODER)[:-1], "digits", "bytes")),
+    ("deepseek-v3", _split(r"\p{N}{1,3}", _IDEOGRAPHS_AND_KANA, _DEEPSEEK3)),
+    ("falcon", ("punctuation contiguous", "gpt-2 words", "digit runs", "split isolated [0-9][0-9][0-9]")),
+    ("bloom", _split(_BLOOM)),
+    ("viking", (*_split(_BLOOM)[:-1], "digits", "bytes")),
 ]
 
 _PREPEND = ["prepend \u2581", "replace ' ' \u2581"]
@@ -134,6 +196,8 @@ def _pre_steps(pre_tokenizer: object) -> list[str]:
                 return [f"split {behavior} {pattern['Regex']}"]
             if isinstance(pattern, dict) and isinstance(pattern.get("String"), str):
                 return [f"split {behavior} {pattern['String']!r}"]
+        if kind == "Punctuation":
+            return [f"punctuation {str(pre_tokenizer.get('behavior', 'Isolated')).lower()}"]
         if kind == "Digits":
             return ["digits" if pre_tokenizer.get("individual_digits") else "digit runs"]
         if pre_tokenizer.keys() == {"type"}:

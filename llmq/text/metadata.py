@@ -47,7 +47,8 @@ class VocabMetadata:
             known = ", ".join(MODELS)
             raise UnsupportedError(f"tokenizer.ggml.model is {quoted(self.model)}; supported: {known}", path=path)
         self.pre = self._pre() if self.model == "gpt2" else ""
-        self.usual = _text.pre_tokenizers().get(self.pre, {"add_bos": True, "nfc": False, "ignore_merges": False})
+        other = {"nfc": False, "ignore_merges": False, "add_bos": True, "add_sep": self.model == "bert"}
+        self.usual = _text.pre_tokenizers().get(self.pre, other)
         self.tokens = self.strings("tokens")
         if not 1 <= len(self.tokens) <= 2**24:
             raise self.error(f"tokenizer.ggml.tokens has {len(self.tokens)} tokens; expected 1 to {2**24}")

@@ -47,7 +47,7 @@ class Tokenizer:
         bert, spm = self.model == "bert", self.model == "llama"
         self.add_bos = read.flag("ggml.add_bos_token", read.usual["add_bos"]) and self.bos_id is not None
         self.add_eos = read.flag("ggml.add_eos_token", False) and self.eos_id is not None
-        self.add_sep = read.flag("ggml.add_sep_token", bert) and self.sep_id is not None
+        self.add_sep = read.flag("ggml.add_sep_token", read.usual["add_sep"]) and self.sep_id is not None
         space_prefix = spm and read.flag("ggml.add_space_prefix", True)
         self.leading_space = bert or space_prefix
         lower = bert and read.flag("ggml.normalizer.lowercase", True)
