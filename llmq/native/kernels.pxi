@@ -1,5 +1,7 @@
 # Packed weights, the matmul driver and the kernel table.
 
+from libc.string cimport memset
+
 cdef extern from "kernels.h" nogil:
     ctypedef enum llmq_isa:
         LLMQ_ISA_SCALAR, LLMQ_ISA_COUNT
@@ -23,7 +25,11 @@ cdef extern from "kernels.h" nogil:
 
     llmq_pool *llmq_pool_new(int n_threads)
     void llmq_pool_free(llmq_pool *)
-    void llmq_pool_run(llmq_pool *, void (*task)(void *arg, int tid, int nth) noexcept nogil, void *arg)
+    ctypedef struct llmq_phase:
+        int64_t next
+
+    void llmq_pool_run(llmq_pool *, llmq_phase *phases, int n_phases,
+                       void (*work)(void *arg, int phase, int64_t *next, int tid, int nth) noexcept nogil, void *arg)
 
     const char *llmq_isa_name(llmq_isa)
     llmq_isa llmq_isa_found()
@@ -108,17 +114,23 @@ cdef struct matmul_call:
     const float *x
     float *out
     void *scratch
-    int64_t next
 
 
-cdef void matmul_prepare(void *arg, int tid, int nth) noexcept nogil:
+cdef extern from *:
+    int64_t __atomic_fetch_add(int64_t *p, int64_t by, int order) nogil
+
+
+cdef void matmul_work(void *arg, int phase, int64_t *next, int tid, int nth) noexcept nogil:
     cdef matmul_call *c = <matmul_call *>arg
-    llmq_matmul_prepare(c.w, c.x, c.m, c.ldx, c.scratch, tid, nth)
-
-
-cdef void matmul_run(void *arg, int tid, int nth) noexcept nogil:
-    cdef matmul_call *c = <matmul_call *>arg
-    llmq_matmul_run(c.w, c.expert, c.bias, c.x, c.m, c.ldx, c.scratch, c.out, c.ldo, &c.next, tid, nth)
+    cdef int64_t piece
+    if phase == 1:
+        llmq_matmul_run(c.w, c.expert, c.bias, c.x, c.m, c.ldx, c.scratch, c.out, c.ldo, next, tid, nth)
+        return
+    while True:
+        piece = __atomic_fetch_add(next, 1, 0)
+        if piece >= nth:
+            return
+        llmq_matmul_prepare(c.w, c.x, c.m, c.ldx, c.scratch, <int>piece, nth)
 
 
 def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias=None, int64_t expert=0, int n_threads=1, scratch=None):
@@ -137,15 +149,16 @@ def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias
     if work.shape[0] != w.scratch_bytes(m, n_threads) or <size_t>&work[0] % 64:
         raise ValueError("matmul: scratch has the wrong size or is not 64-byte aligned")
     cdef matmul_call c
-    c.w, c.expert, c.m, c.ldx, c.ldo, c.next = &w.c, expert, m, x.strides[0] // 4, out.strides[0] // 4, 0
+    cdef llmq_phase phases[2]
+    c.w, c.expert, c.m, c.ldx, c.ldo = &w.c, expert, m, x.strides[0] // 4, out.strides[0] // 4
     c.bias = &bias[0] if bias is not None else NULL
     c.x, c.out, c.scratch = &x[0, 0], &out[0, 0], &work[0]
     cdef llmq_pool *pool = llmq_pool_new(n_threads)
     if pool == NULL:
         raise MemoryError(f"matmul: no pool of {n_threads} threads")
     with nogil:
-        llmq_pool_run(pool, matmul_prepare, &c)
-        llmq_pool_run(pool, matmul_run, &c)
+        memset(phases, 0, sizeof(phases))
+        llmq_pool_run(pool, phases, 2, matmul_work, &c)
         llmq_pool_free(pool)
 
 

@@ -1,5 +1,5 @@
-"""The kernel tests on every x86-64 level, AVX-512 and AMX emulated. Run in a copy of the tree (tests/check_all.py makes one): it
-replaces csrc/cpuid.c there and builds in place. Needs SIMDe and a CPU with AVX2."""
+"""The kernel tests on every x86-64 level, AVX-512 and AMX emulated. Run in a copy of the tree (tests/check_all.py makes one):
+it replaces csrc/cpuid.c there and builds in place. Needs SIMDe and a CPU with AVX2."""
 
 from __future__ import annotations
 
