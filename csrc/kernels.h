@@ -5,7 +5,7 @@
 #ifndef LLMQ_KERNELS_H
 #define LLMQ_KERNELS_H
 
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 #include "llmq.h"
 #include "ops/slots.h"
 

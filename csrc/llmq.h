@@ -53,7 +53,7 @@ typedef struct llmq_codec {
     int32_t block, bytes;           /* weights and bytes per block */
     int32_t bits, group, off;       /* of llmq_levels; bits is the width of q (8 after a codebook); 0 for float types */
     int32_t has_min, has_scales;    /* m/dmin used; sc/m differ between groups (the 256-weight types) */
-    const int8_t *codebook;         /* 16 signed levels for IQ4_*: q = codebook[nibble] + 128, off = 128; else NULL */
+    const int8_t *codebook;         /* 16 ascending levels, some perhaps equal: q = codebook[place] + 128, off = 128; else NULL */
     /* n weights, n % block == 0; any alignment; src and dst must not overlap */
     void (*dequantize)(const void *src, float *dst, int64_t n);
     /* weight: n importances >= 0, or NULL. LLMQ_ERR_NONFINITE leaves dst unspecified. Deterministic. */

@@ -1,4 +1,4 @@
-"""Rows that the codec tests quantize: real ones and adversarial ones. Also read by tests/tools/peer_quant_errors.py,
+"""Rows that the codec tests quantize: real ones and adversarial ones. Also read by tests/tools/llama_codecs.py,
 which measured llama-quantize on them."""
 
 from __future__ import annotations
@@ -8,27 +8,37 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import gguf
 import numpy as np
 
+from llmq.quant import rows
 from llmq.quant.types import QuantType
 
 ROW = 512
+SPECIAL_F16 = np.array([0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E01, 0x7C01], np.uint16)
 MODEL = Path(__file__).parent.parent / "models" / "storyteller" / "model.safetensors"
 
 
+@cache
 def scale_offsets(qtype: QuantType) -> list[int]:
-    """Where a block of the type has its binary16 scales: found by asking which bytes make everything non-finite."""
+    """Where a block of the type has its binary16 scales: found by asking which bytes make everything NaN."""
     if qtype.is_float:
         return [0] if qtype.name == "F16" else []
     found = []
     for at in range(qtype.block_bytes - 1):
         block = np.full(qtype.block_bytes, 0x11, np.uint8)
         block[at : at + 2] = np.array([0x7E00], np.uint16).view(np.uint8)
-        with np.errstate(invalid="ignore"):
-            if np.isnan(gguf.dequantize(block, gguf.GGMLQuantizationType(int(qtype)))).all():
-                found.append(at)
+        if np.isnan(rows.dequantize(block, qtype, (qtype.block,))).all():
+            found.append(at)
     return found
+
+
+def random_blocks(qtype: QuantType, n: int) -> np.ndarray:
+    """n random blocks; after the first half, with extreme numbers in the places of the scales."""
+    rng = np.random.RandomState(int(qtype))
+    blocks = rng.randint(0, 256, (n, qtype.block_bytes)).astype(np.uint8)
+    for at in scale_offsets(qtype):
+        blocks[n // 2 :, at : at + 2] = SPECIAL_F16[rng.randint(0, len(SPECIAL_F16), n - n // 2)][:, None].view(np.uint8)
+    return blocks
 
 
 def column_importances(k: int) -> np.ndarray:

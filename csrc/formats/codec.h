@@ -22,6 +22,10 @@ static inline float llmq_load_f16(const uint8_t p[2]) {
     return llmq_f16_to_f32(llmq_load_u16(p));
 }
 
+static inline void llmq_store_f16(uint8_t p[2], float v) {
+    llmq_store_u16(p, llmq_f32_to_f16(v));
+}
+
 /* 1 when the binary16 numbers at p, p + stride, … (n of them) are all finite. */
 static inline int llmq_finite_f16(const uint8_t *p, int64_t n, int64_t stride) {
     for (int64_t i = 0; i < n; i++) {
@@ -35,6 +39,25 @@ static inline int llmq_finite_f32(const float *x, int64_t n) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) bad |= (llmq_f32_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
     return !bad;
+}
+
+/* The levels of a type with one scale: out->q is there already. */
+static inline void llmq_one_scale(llmq_levels *out, int groups, float d) {
+    memset(out->sc, 1, (size_t)groups);
+    memset(out->m, 0, (size_t)groups);
+    out->d = d;
+    out->dmin = 0;
+}
+
+/* And its weights, d * (q - off). With constant arguments all of it is inlined. */
+static inline void llmq_dequantize_one_scale(void (*levels)(const void *block, llmq_levels *out), int block, int bytes, int off,
+                                             const void *src, float *dst, int64_t n) {
+    const uint8_t *p = src;
+    for (int64_t at = 0; at < n; at += block, p += bytes, dst += block) {
+        llmq_levels w;
+        levels(p, &w);
+        for (int i = 0; i < block; i++) dst[i] = w.d * (float)(w.q[i] - off);
+    }
 }
 
 /* What no quantize accepts: weights that are not finite, importances (when there are any) that are not finite or below 0. */

@@ -6,7 +6,7 @@
  *     byte  2..17  byte 2 + l: q[l] in bits 0..3, q[l + 16] in bits 4..7
  *
  * The levels are dense around zero, where most weights are; IQ4_XS has the same. */
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 
 typedef struct {
     uint8_t d[2];
@@ -16,36 +16,26 @@ LLMQ_CHECK_BLOCK(IQ4_NL, block_iq4_nl);
 
 const int8_t llmq_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-static void iq4_nl_dequantize(const void *src, float *dst, int64_t n) {
-    const block_iq4_nl *b = src;
-    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
-        const float d = llmq_load_f16(b->d);
-        uint8_t q[32];
-        llmq_unpack_iq4(b->qs, q);
-        for (int j = 0; j < 32; j++) dst[j] = d * (float)(q[j] - 128);
-    }
-}
-
-static void iq4_nl_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
-    (void)m;
-    block_iq4_nl *b = (block_iq4_nl *)block;
-    llmq_store_u16(b->d, d);
-    llmq_pack_iq4(level, b->qs);
-}
-
-static const s32_shape iq4_nl_shape = {.lo = -128, .codebook = llmq_iq4_levels, S32_IQ4_STARTS};
-
-static llmq_status iq4_nl_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    return s32_quantize(&iq4_nl_shape, iq4_nl_pack, sizeof(block_iq4_nl), src, dst, n, weight);
-}
-
 static void iq4_nl_levels(const void *block, llmq_levels *out) {
     const block_iq4_nl *b = block;
     llmq_unpack_iq4(b->qs, out->q);
-    out->sc[0] = 1;
-    out->m[0] = 0;
-    out->d = llmq_load_f16(b->d);
-    out->dmin = 0;
+    llmq_one_scale(out, 1, llmq_load_f16(b->d));
+}
+
+static void iq4_nl_dequantize(const void *src, float *dst, int64_t n) {
+    llmq_dequantize_one_scale(iq4_nl_levels, 32, sizeof(block_iq4_nl), 128, src, dst, n);
+}
+
+static void iq4_nl_pack(const ss_fit *fit, int lane, uint8_t *block) {
+    block_iq4_nl *b = (block_iq4_nl *)block;
+    llmq_store_f16(b->d, fit->d[lane]);
+    llmq_pack_iq4(fit->level[lane], b->qs);
+}
+
+static const ss_shape iq4_nl_shape = {.n = 32, .lo = -128, .codebook = llmq_iq4_levels, SS_IQ4_STARTS};
+
+static llmq_status iq4_nl_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    return ss_quantize(&iq4_nl_shape, iq4_nl_pack, sizeof(block_iq4_nl), src, dst, n, weight);
 }
 
 static int iq4_nl_check(const void *src, int64_t n) {

@@ -5,7 +5,7 @@
  *     byte  0..1   d, binary16, of either sign
  *     byte  2..17  byte 2 + l: q[l] in bits 0..3, q[l + 16] in bits 4..7
  */
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 
 typedef struct {
     uint8_t d[2];
@@ -13,36 +13,26 @@ typedef struct {
 } block_q4_0;
 LLMQ_CHECK_BLOCK(Q4_0, block_q4_0);
 
-static void q4_0_dequantize(const void *src, float *dst, int64_t n) {
-    const block_q4_0 *b = src;
-    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
-        const float d = llmq_load_f16(b->d);
-        uint8_t q[32];
-        llmq_unpack_nibbles(b->qs, q);
-        for (int j = 0; j < 32; j++) dst[j] = d * (float)(q[j] - 8);
-    }
-}
-
-static void q4_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
-    (void)m;
-    block_q4_0 *b = (block_q4_0 *)block;
-    llmq_store_u16(b->d, d);
-    llmq_pack_nibbles(level, b->qs);
-}
-
-static const s32_shape q4_0_shape = {.lo = -8, .hi = 7, S32_UNIFORM_STARTS(-8, 7)};
-
-static llmq_status q4_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    return s32_quantize(&q4_0_shape, q4_0_pack, sizeof(block_q4_0), src, dst, n, weight);
-}
-
 static void q4_0_levels(const void *block, llmq_levels *out) {
     const block_q4_0 *b = block;
     llmq_unpack_nibbles(b->qs, out->q);
-    out->sc[0] = 1;
-    out->m[0] = 0;
-    out->d = llmq_load_f16(b->d);
-    out->dmin = 0;
+    llmq_one_scale(out, 1, llmq_load_f16(b->d));
+}
+
+static void q4_0_dequantize(const void *src, float *dst, int64_t n) {
+    llmq_dequantize_one_scale(q4_0_levels, 32, sizeof(block_q4_0), 8, src, dst, n);
+}
+
+static void q4_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
+    block_q4_0 *b = (block_q4_0 *)block;
+    llmq_store_f16(b->d, fit->d[lane]);
+    llmq_pack_nibbles(fit->level[lane], b->qs);
+}
+
+static const ss_shape q4_0_shape = {.n = 32, .lo = -8, .hi = 7, SS_UNIFORM_STARTS(-8, 7)};
+
+static llmq_status q4_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    return ss_quantize(&q4_0_shape, q4_0_pack, sizeof(block_q4_0), src, dst, n, weight);
 }
 
 static int q4_0_check(const void *src, int64_t n) {

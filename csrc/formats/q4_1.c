@@ -6,7 +6,7 @@
  *     byte  2..3   m, binary16
  *     byte  4..19  byte 4 + l: q[l] in bits 0..3, q[l + 16] in bits 4..7
  */
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 
 typedef struct {
     uint8_t d[2], m[2];
@@ -24,17 +24,17 @@ static void q4_1_dequantize(const void *src, float *dst, int64_t n) {
     }
 }
 
-static void q4_1_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
+static void q4_1_pack(const ss_fit *fit, int lane, uint8_t *block) {
     block_q4_1 *b = (block_q4_1 *)block;
-    llmq_store_u16(b->d, d);
-    llmq_store_u16(b->m, m);
-    llmq_pack_nibbles(level, b->qs);
+    llmq_store_f16(b->d, fit->d[lane]);
+    llmq_store_f16(b->m, fit->m[lane]);
+    llmq_pack_nibbles(fit->level[lane], b->qs);
 }
 
-static const s32_shape q4_1_shape = {.lo = 0, .hi = 15, .has_min = 1, S32_MIN_STARTS};
+static const ss_shape q4_1_shape = {.n = 32, .lo = 0, .hi = 15, .has_min = 1, SS_MIN_STARTS};
 
 static llmq_status q4_1_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    return s32_quantize(&q4_1_shape, q4_1_pack, sizeof(block_q4_1), src, dst, n, weight);
+    return ss_quantize(&q4_1_shape, q4_1_pack, sizeof(block_q4_1), src, dst, n, weight);
 }
 
 static void q4_1_levels(const void *block, llmq_levels *out) {

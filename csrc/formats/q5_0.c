@@ -6,7 +6,7 @@
  *     byte  2..5   bit 4 of every q, little-endian: q[i] has bit i
  *     byte  6..21  byte 6 + l: bits 0..3 of q[l] in its bits 0..3, of q[l + 16] in its bits 4..7
  */
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 
 typedef struct {
     uint8_t d[2];
@@ -14,36 +14,26 @@ typedef struct {
 } block_q5_0;
 LLMQ_CHECK_BLOCK(Q5_0, block_q5_0);
 
-static void q5_0_dequantize(const void *src, float *dst, int64_t n) {
-    const block_q5_0 *b = src;
-    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
-        const float d = llmq_load_f16(b->d);
-        uint8_t q[32];
-        llmq_unpack_fives(b->qh, b->qs, q);
-        for (int j = 0; j < 32; j++) dst[j] = d * (float)(q[j] - 16);
-    }
-}
-
-static void q5_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
-    (void)m;
-    block_q5_0 *b = (block_q5_0 *)block;
-    llmq_store_u16(b->d, d);
-    llmq_pack_fives(level, b->qh, b->qs);
-}
-
-static const s32_shape q5_0_shape = {.lo = -16, .hi = 15, S32_UNIFORM_STARTS(-16, 15)};
-
-static llmq_status q5_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    return s32_quantize(&q5_0_shape, q5_0_pack, sizeof(block_q5_0), src, dst, n, weight);
-}
-
 static void q5_0_levels(const void *block, llmq_levels *out) {
     const block_q5_0 *b = block;
     llmq_unpack_fives(b->qh, b->qs, out->q);
-    out->sc[0] = 1;
-    out->m[0] = 0;
-    out->d = llmq_load_f16(b->d);
-    out->dmin = 0;
+    llmq_one_scale(out, 1, llmq_load_f16(b->d));
+}
+
+static void q5_0_dequantize(const void *src, float *dst, int64_t n) {
+    llmq_dequantize_one_scale(q5_0_levels, 32, sizeof(block_q5_0), 16, src, dst, n);
+}
+
+static void q5_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
+    block_q5_0 *b = (block_q5_0 *)block;
+    llmq_store_f16(b->d, fit->d[lane]);
+    llmq_pack_fives(fit->level[lane], b->qh, b->qs);
+}
+
+static const ss_shape q5_0_shape = {.n = 32, .lo = -16, .hi = 15, SS_UNIFORM_STARTS(-16, 15)};
+
+static llmq_status q5_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    return ss_quantize(&q5_0_shape, q5_0_pack, sizeof(block_q5_0), src, dst, n, weight);
 }
 
 static int q5_0_check(const void *src, int64_t n) {

@@ -7,7 +7,7 @@
  *     byte  4..7   bit 4 of every q, little-endian: q[i] has bit i
  *     byte  8..23  byte 8 + l: bits 0..3 of q[l] in its bits 0..3, of q[l + 16] in its bits 4..7
  */
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 
 typedef struct {
     uint8_t d[2], m[2];
@@ -25,17 +25,17 @@ static void q5_1_dequantize(const void *src, float *dst, int64_t n) {
     }
 }
 
-static void q5_1_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
+static void q5_1_pack(const ss_fit *fit, int lane, uint8_t *block) {
     block_q5_1 *b = (block_q5_1 *)block;
-    llmq_store_u16(b->d, d);
-    llmq_store_u16(b->m, m);
-    llmq_pack_fives(level, b->qh, b->qs);
+    llmq_store_f16(b->d, fit->d[lane]);
+    llmq_store_f16(b->m, fit->m[lane]);
+    llmq_pack_fives(fit->level[lane], b->qh, b->qs);
 }
 
-static const s32_shape q5_1_shape = {.lo = 0, .hi = 31, .has_min = 1, S32_MIN_STARTS};
+static const ss_shape q5_1_shape = {.n = 32, .lo = 0, .hi = 31, .has_min = 1, SS_MIN_STARTS};
 
 static llmq_status q5_1_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    return s32_quantize(&q5_1_shape, q5_1_pack, sizeof(block_q5_1), src, dst, n, weight);
+    return ss_quantize(&q5_1_shape, q5_1_pack, sizeof(block_q5_1), src, dst, n, weight);
 }
 
 static void q5_1_levels(const void *block, llmq_levels *out) {

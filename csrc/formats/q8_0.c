@@ -5,7 +5,7 @@
  *     byte  0..1   d, binary16
  *     byte  2..33  q[0..31], int8
  */
-#include "formats/search32.h"
+#include "formats/scale_search.h"
 
 typedef struct {
     uint8_t d[2];
@@ -13,34 +13,26 @@ typedef struct {
 } block_q8_0;
 LLMQ_CHECK_BLOCK(Q8_0, block_q8_0);
 
-static void q8_0_dequantize(const void *src, float *dst, int64_t n) {
-    const block_q8_0 *b = src;
-    for (int64_t i = 0; i < n / 32; i++, b++, dst += 32) {
-        const float d = llmq_load_f16(b->d);
-        for (int j = 0; j < 32; j++) dst[j] = d * (float)b->q[j];
-    }
-}
-
-static void q8_0_pack(const uint8_t level[32], uint16_t d, uint16_t m, uint8_t *block) {
-    (void)m;
-    block_q8_0 *b = (block_q8_0 *)block;
-    llmq_store_u16(b->d, d);
-    for (int j = 0; j < 32; j++) b->q[j] = (int8_t)(level[j] - 127);
-}
-
-static const s32_shape q8_0_shape = {.lo = -127, .hi = 127, S32_EIGHT_BIT_STARTS};
-
-static llmq_status q8_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
-    return s32_quantize(&q8_0_shape, q8_0_pack, sizeof(block_q8_0), src, dst, n, weight);
-}
-
 static void q8_0_levels(const void *block, llmq_levels *out) {
     const block_q8_0 *b = block;
     for (int j = 0; j < 32; j++) out->q[j] = (uint8_t)(b->q[j] + 128);
-    out->sc[0] = 1;
-    out->m[0] = 0;
-    out->d = llmq_load_f16(b->d);
-    out->dmin = 0;
+    llmq_one_scale(out, 1, llmq_load_f16(b->d));
+}
+
+static void q8_0_dequantize(const void *src, float *dst, int64_t n) {
+    llmq_dequantize_one_scale(q8_0_levels, 32, sizeof(block_q8_0), 128, src, dst, n);
+}
+
+static void q8_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
+    block_q8_0 *b = (block_q8_0 *)block;
+    llmq_store_f16(b->d, fit->d[lane]);
+    for (int j = 0; j < 32; j++) b->q[j] = (int8_t)(fit->level[lane][j] - 127);
+}
+
+static const ss_shape q8_0_shape = {.n = 32, .lo = -127, .hi = 127, SS_EIGHT_BIT_STARTS};
+
+static llmq_status q8_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
+    return ss_quantize(&q8_0_shape, q8_0_pack, sizeof(block_q8_0), src, dst, n, weight);
 }
 
 static int q8_0_check(const void *src, int64_t n) {

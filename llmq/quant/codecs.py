@@ -28,6 +28,7 @@ _HOMES = {
     "llmq.quant.kquants": "Q2_K Q3_K Q4_K Q5_K Q6_K",
     "llmq.quant.legacy": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0",
     "llmq.quant.iq4": "IQ4_NL IQ4_XS",
+    "llmq.quant.low": "TQ1_0 TQ2_0 Q2_0",
 }
 _registry: dict[QuantType, Codec] = {}
 
@@ -79,12 +80,6 @@ class QuantizedCodec(Codec):
     @abstractmethod
     def levels(self, blocks: UInt8s) -> Levels:
         """Blocks (n, bytes) as integers with scales."""
-
-    def plain_levels(self, q: UInt8s, d: Floats, minus_min: Floats | None = None) -> Levels:
-        """Levels of a type with one scale, and perhaps one minimum, per block."""
-        one = np.ones((len(q), 1), np.int8)
-        dmin = np.zeros_like(d) if minus_min is None else minus_min
-        return Levels(q, one, (one if minus_min is not None else 0 * one).astype(np.uint8), d, dmin)
 
     def dot(self, row: UInt8s, x: Floats) -> Floats:
         # The order of csrc/formats/dot.c: integers per 32 columns, then float32 with one rounding per operation.

@@ -10,7 +10,7 @@ from llmq.quant.codecs import Levels, UInt8s
 from llmq.quant.kquant_search import Shape as GroupShape
 from llmq.quant.kquants import KQuant
 from llmq.quant.legacy import Legacy
-from llmq.quant.search32 import IQ4_STARTS, Shape
+from llmq.quant.scale_search import IQ4_STARTS, Shape
 
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 OFF = 128

@@ -10,14 +10,43 @@ import numpy as np
 
 from llmq.quant.blocks import f16_at, f16_bytes, pack_fives, pack_nibbles, unpack_fives, unpack_nibbles
 from llmq.quant.codecs import Floats, Levels, QuantizedCodec, UInt8s
-from llmq.quant.search32 import EIGHT_BIT_STARTS, MIN_STARTS, Shape, search, uniform_starts
+from llmq.quant.scale_search import EIGHT_BIT_STARTS, MIN_STARTS, Shape, search, uniform_starts
 
 
-class Legacy(QuantizedCodec):
-    """A block is d, m when the type has a minimum, and the places of the levels in their bits."""
+class OneScale(QuantizedCodec):
+    """A type whose blocks have one scale d, and perhaps a minimum m."""
+
+    shape: ClassVar[Shape]
+
+    @abstractmethod
+    def split(self, blocks: UInt8s) -> tuple[UInt8s, Floats, Floats | None]:
+        """Levels plus `off` (n, block), d and, when the type has it, m."""
+
+    @abstractmethod
+    def join(self, levels: UInt8s, d: Floats, m: Floats) -> UInt8s:
+        """Blocks from levels counted from the shape's lo, d and m."""
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        q, d, m = self.split(blocks)
+        ones = np.ones((len(q), q.shape[1] // self.group), np.int8)
+        if m is None:
+            return Levels(q, ones, np.zeros_like(ones, np.uint8), d, np.zeros_like(d))
+        return Levels(q, ones, ones.astype(np.uint8), d, -m)
+
+    def dequantize(self, blocks: UInt8s) -> Floats:
+        q, d, m = self.split(blocks)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled: Floats = d[:, None] * (q.astype(np.float32) - np.float32(self.off))
+            return scaled if m is None else scaled + m[:, None]
+
+    def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
+        return self.join(*search(self.shape, x, weight))
+
+
+class Legacy(OneScale):
+    """32 weights; a block is d, m when the type has a minimum, and the bits of the levels."""
 
     group = 32
-    shape: ClassVar[Shape]
 
     @staticmethod
     @abstractmethod
@@ -27,27 +56,15 @@ class Legacy(QuantizedCodec):
     @staticmethod
     @abstractmethod
     def pack(places: UInt8s) -> UInt8s:
-        """Levels counted from the lowest one (of a codebook: plus `off`) to bytes."""
+        """Levels counted from lo to bytes."""
 
-    def parts(self, blocks: UInt8s) -> tuple[UInt8s, Floats, Floats | None]:
-        """Levels plus `off`, d and, when the type has it, m."""
+    def split(self, blocks: UInt8s) -> tuple[UInt8s, Floats, Floats | None]:
         m = f16_at(blocks, 2) if self.has_min else None
         return self.unpack(blocks[:, 4 if self.has_min else 2 :]), f16_at(blocks, 0), m
 
-    def levels(self, blocks: UInt8s) -> Levels:
-        q, d, m = self.parts(blocks)
-        return self.plain_levels(q, d, None if m is None else -m)
-
-    def dequantize(self, blocks: UInt8s) -> Floats:
-        q, d, m = self.parts(blocks)
-        with np.errstate(invalid="ignore"):
-            scaled: Floats = d[:, None] * (q.astype(np.float32) - np.float32(self.off))
-            return scaled if m is None else scaled + m[:, None]
-
-    def quantize(self, x: Floats, weight: Floats | None = None) -> UInt8s:
-        places, d, m = search(self.shape, x, weight)
+    def join(self, levels: UInt8s, d: Floats, m: Floats) -> UInt8s:
         scales = [f16_bytes(d), f16_bytes(m)] if self.has_min else [f16_bytes(d)]
-        return np.concatenate([*scales, self.pack(places)], axis=1)
+        return np.concatenate([*scales, self.pack(levels)], axis=1)
 
 
 class Nibbles(Legacy):

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
         Q6_K = 14
         IQ4_NL = 20
         IQ4_XS = 23
+        TQ1_0 = 34
+        TQ2_0 = 35
+        Q2_0 = 42
 else:
     QuantType = _TypeFacts("QuantType", {name: number for name, number, _, _ in _native.tensor_types()})
 

@@ -1,6 +1,6 @@
-"""How the types with 32 weights per scale choose scale, minimum and integers: csrc/formats/search32.inc in NumPy, operation by
-operation, so that both give the same bits. The C file explains the search; arrays here are float32 (n blocks,), weights and
-importances (32, n blocks)."""
+"""How the types with one scale per block choose scale, minimum and integers: csrc/formats/scale_search.inc in NumPy, operation
+by operation, so that both give the same bits. The C file explains the search; arrays here are float32 (n blocks,), weights and
+importances (weights per block, n blocks)."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ def uniform_starts(lo: int, hi: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Shape:
-    """s32_shape: the levels (lo..hi; or a codebook, with lo what counts as 0) and the starts, pairs for a type with a
+    """ss_shape: the levels (lo..hi; or a codebook, with lo what counts as 0) and the starts, pairs for a type with a
     minimum; the first `plain` serve without importances."""
 
     lo: int
     hi: int
     starts: tuple[float, ...] | tuple[tuple[float, float], ...]
+    n: int = 32
     plain: int = 16
     codebook: tuple[int, ...] = ()
 
@@ -61,9 +62,9 @@ class Sums:
     rq: Floats
 
 
-def gather(src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
-    """Blocks (n, 32) scaled and transposed: x and importances (32, n), and the powers of two that undo the scaling, 0 for a
-    block that is nothing beside binary16's smallest number."""
+def gather(shape: Shape, src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """Blocks (n, shape.n) scaled and transposed: x, importances, and the powers of two that undo the scaling, 0 where
+    a block is nothing beside binary16's least number."""
     amax = np.abs(src).max(axis=1)
     back = np.where(amax > np.float32(2.0**-25), power(amax), np.float32(0))
     x = src.T * divide(np.ones_like(back), back)
@@ -84,8 +85,8 @@ def measure(shape: Shape, x: Floats, h: Floats, d: Floats, m: Floats) -> Sums:
 
 
 def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Floats, Floats]:
-    """Blocks (n, 32) to (levels counted from lo (n, 32), d (n,), m (n,)); d and m are binary16 numbers."""
-    x, h, back = gather(src, weight)
+    """Blocks (n, shape.n) to (levels counted from lo, of that shape, d (n,), m (n,)); d and m are binary16 numbers."""
+    x, h, back = gather(shape, src, weight)
     fore = divide(np.ones_like(back), back)
 
     def rounded(a: Floats) -> Floats:

@@ -1,0 +1,8 @@
+/* avx512_scale_search.c: the search of formats/scale_search.inc in lanes of 16. */
+#include "formats/scale_search.inc"
+#include "kernels.h"
+
+void llmq_body_avx512_scale_search(llmq_kernels *);
+void llmq_body_avx512_scale_search(llmq_kernels *k) {
+    k->scale_search = ss_search_blocks;
+}

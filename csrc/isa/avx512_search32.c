@@ -1,8 +1,0 @@
-/* avx512_search32.c: the search of the 32-weight types in lanes of 16. */
-#include "formats/search32.inc"
-#include "kernels.h"
-
-void llmq_body_avx512_search32(llmq_kernels *);
-void llmq_body_avx512_search32(llmq_kernels *k) {
-    k->search32 = s32_search_blocks;
-}

@@ -1,0 +1,8 @@
+/* scalar_scale_search.c: the search of formats/scale_search.inc in portable lanes of 4. */
+#include "formats/scale_search.inc"
+#include "kernels.h"
+
+void llmq_body_scalar_scale_search(llmq_kernels *);
+void llmq_body_scalar_scale_search(llmq_kernels *k) {
+    k->scale_search = ss_search_blocks;
+}

@@ -1,8 +1,0 @@
-/* scalar_search32.c: the search of the 32-weight types in portable lanes of 4. */
-#include "formats/search32.inc"
-#include "kernels.h"
-
-void llmq_body_scalar_search32(llmq_kernels *);
-void llmq_body_scalar_search32(llmq_kernels *k) {
-    k->search32 = s32_search_blocks;
-}
