@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from llmq.cpu import cpu_info, usable_cores
+from llmq.cpu import usable_cores
 from llmq.engine.base import Batch, Engine
 from llmq.errors import Cancelled, ContextOverflowError
 from llmq.results import ChatReply, Chunk, Completion
@@ -112,7 +112,6 @@ def load(
         tape=tape,
         n_batch=n_batch,
         n_threads=threads,
-        isa=cpu_info()["isa"] if engine == "native" else "numpy",
         template=template,
         name=path.stem if path.suffix == ".gguf" else path.resolve().name,
         on_close=checkpoint.close,
@@ -196,7 +195,6 @@ class LLM:
         tape: Tape | None = None,
         n_batch: int = 512,
         n_threads: int = 1,
-        isa: str = "",
         template: ChatTemplate | None = None,
         name: str = "model",
         on_close: Callable[[], None] = lambda: None,
@@ -208,7 +206,6 @@ class LLM:
         self.n_vocab = engine.n_vocab
         self.n_batch = n_batch
         self.n_threads = n_threads
-        self.isa = isa
         self.weight_bytes = 0 if tape is None else sum(w.nbytes for w in tape.weights if "matmul" in w.uses)
         self._tape = tape
         self._scheduler = Scheduler(engine, n_batch=n_batch)

@@ -127,7 +127,8 @@ class Generation:
 
     @property
     def done(self) -> bool:
-        return self.finish is not None or self.error is not None
+        """Nothing more will come."""
+        return self.finish is not None or self.error is not None or self.cancelled
 
     @property
     def news(self) -> bool:
@@ -284,9 +285,10 @@ class Scheduler:
 
     def cancel(self, generation: Generation) -> None:
         """Stop; nothing more will come. Does nothing when it is done."""
-        if generation.done or generation.cancelled:
+        if generation.done:
             return
         generation.cancelled = True
+        generation.event.set()
         with self._turn.claim() as mine:
             if mine and not self._closed:
                 self._retire()
@@ -367,10 +369,10 @@ class Scheduler:
         try:
             self._retire()
             self._admit()
-            prompt = next((g for g in self._active if self._missing(g) != 1 or not g.started), None)
+            decoding = [g for g in self._active if g.started and self._missing(g) == 1]
+            prompt = next((g for g in self._active if g not in decoding), None)
             if prompt is not None:
                 self._run_prompt(prompt)
-            decoding = [g for g in self._active if not g.done and g.started and self._missing(g) == 1]
             if decoding:
                 self._run_tokens(decoding)
             self._retire()
@@ -465,9 +467,9 @@ class Scheduler:
 
     def _retire(self) -> None:
         """Take out what is done or cancelled; its sequence stays for its prefix."""
-        for g in [g for g in self._waiting if g.cancelled or g.done]:
+        for g in [g for g in self._waiting if g.done]:
             self._waiting.remove(g)
-        for g in [g for g in self._active if g.cancelled or g.done]:
+        for g in [g for g in self._active if g.done]:
             if g.seq is not None:
                 length = min(self.engine.length(g.seq), len(g.context))
                 whole = length >= g.prompt_tokens and g.shifted == 0

@@ -110,7 +110,14 @@ class FakeTokenizer:
     bos_id, eos_id = BOS, EOS
     add_bos, add_eos, add_space_prefix = True, False, False
     stop_ids = frozenset({EOS})
-    chat_template: str | None = None
+    unk_id = pad_id = None
+
+    def __init__(self, chat_template: str | None = None) -> None:
+        self.chat_template = chat_template
+        self.chat_templates: dict[str, str] = {}
+
+    def token(self, id: int) -> str:
+        return chr(id) if id < 256 else f"<{id}>"
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         ids = list(text.encode())

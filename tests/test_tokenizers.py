@@ -102,7 +102,7 @@ def test_broken_metadata_is_refused(changes: dict[str, object], words: str) -> N
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnsupportedError, match="gpt-2, .*llama-bpe"):
+    with pytest.raises(UnsupportedError, match=r"gpt-2, .*llama-bpe"):
         Tokenizer.from_metadata(tiny(pre="no-such"))
     with pytest.raises(UnsupportedError, match="gpt2"):
         Tokenizer.from_metadata(tiny(model="no-such"))

@@ -58,12 +58,13 @@ def open_model(args: argparse.Namespace, path: str | Path, **options: Any) -> LL
 
 
 def embedded_model() -> Path:
-    """The model that comes with llmq. LlmqError when this installation has none."""
-    folder = Path(str(resources.files("llmq"))) / "data"
-    found = sorted(folder.glob("*.gguf"))
-    if not found:
-        raise LlmqError("this installation brings no model; give one: llmq run MODEL PROMPT")
-    return found[0]
+    """The model that comes with llmq: the GGUF of a wheel, or the folder it is made from in a source tree. LlmqError when there
+    is neither."""
+    package = Path(str(resources.files("llmq")))
+    for found in (*sorted((package / "data").glob("*.gguf")), package.parent / "models" / "storyteller"):
+        if found.exists():
+            return found
+    raise LlmqError("this installation brings no model; give one: llmq run MODEL PROMPT")
 
 
 _SAMPLING = [

@@ -1,0 +1,129 @@
+"""The command line: verbs, suggestions, JSON, exit codes, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmq.cli import main, verbs
+
+STORYTELLER = str(Path(__file__).parent.parent / "models" / "storyteller")
+
+
+def llmq(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "llmq", *args], input=stdin, capture_output=True, text=True, check=False)
+
+
+def test_every_verb_has_help_and_a_module(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {"run", "chat", "ppl", "doctor"} <= set(verbs())
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for verb in verbs():
+        assert f"  {verb} " in overview
+        assert main([verb, "--help"]) == 0
+        assert "--json" in capsys.readouterr().out
+        done = subprocess.run([sys.executable, "-m", f"llmq.{verb}", "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: llmq {verb}")
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("llmq ")
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["rnu"], 2, "did you mean run?"),
+        (["run", "m", "p", "--temprature", "1"], 2, "did you mean --temp?"),
+        (["run", "m", "p", "q"], 2, "unknown argument 'q'"),
+        (["run", "m", "p", "--top-k", "many"], 2, "--top-k"),
+        (["run", "none.gguf", "p"], 1, "none.gguf"),
+        (["run", STORYTELLER, "p", "--top-p", "3"], 1, "top_p: 0.0 to 1.0 expected"),
+        (["chat", STORYTELLER], 1, "no chat template"),
+        (["ppl", STORYTELLER, "no-such.txt"], 1, "no-such.txt"),
+        (["ppl", STORYTELLER, STORYTELLER + "/config.json", "--ctx", "1024"], 1, "at least one chunk of 1024"),
+    ],
+)
+def test_what_is_wrong_is_one_line(args: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == code
+    errors = capsys.readouterr().err
+    assert message in errors.splitlines()[-1] and "Traceback" not in errors
+
+
+def test_errors_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "none.gguf", "p", "--json"]) == 1
+    assert json.loads(capsys.readouterr().err)["error"]["type"] == "FileNotFoundError"
+
+
+def test_run_streams_and_reports_its_speed() -> None:
+    args = ["run", STORYTELLER, "The captain", "--max-tokens", "8", "--seed", "3"]
+    text = llmq(*args)
+    assert text.returncode == 0 and text.stdout.startswith("The captain") and "tokens/s" in text.stderr
+    found = json.loads(llmq(*args, "--json").stdout)
+    assert text.stdout == "The captain" + found["text"] + "\n"
+    assert found["usage"]["completion_tokens"] == len(found["tokens"]) == 8 and found["seed"] == 3
+    piped = llmq("run", STORYTELLER, "-", "--no-echo", "--max-tokens", "8", "--seed", "3", stdin="The captain\n")
+    assert piped.stdout == found["text"] + "\n"
+    reference = llmq(*args, "--engine", "reference", "--ctx", "64", "--temp", "0")
+    assert reference.returncode == 0 and reference.stdout.startswith("The captain")
+
+
+def test_run_without_a_model_uses_the_embedded_one() -> None:
+    done = llmq("run", "Once", "--max-tokens", "3")
+    assert done.returncode == 0 and done.stdout.startswith("Once")
+
+
+def test_chat_from_a_pipe(tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    args = ["chat", STORYTELLER, "--chat-template", str(template), "--max-tokens", "5", "--seed", "1"]
+    done = llmq(*args, "--json", stdin="Hello\n\n/reset\nHello\n/exit\nnot read\n")
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["message"] == second["message"] and first["message"]["role"] == "assistant"
+    text = llmq(*args, stdin="Hello\n/nonsense\n")
+    assert text.stdout == first["text"] + "\n" and "unknown command /nonsense" in text.stderr
+
+
+def test_ppl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text"
+    text.write_text("It was the best of times, it was the worst of times, it was the age of wisdom. " * 20)
+    assert main(["ppl", STORYTELLER, str(text), "--ctx", "64", "--chunks", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chunks"] == 3 and found["scored_tokens"] == 3 * 31 and 1 < found["value"] < 300
+    assert main(["ppl", STORYTELLER, str(text), "--ctx", "64", "--chunks", "3"]) == 0
+    assert f"{found['value']:.4f} ± {found['error']:.4f}" in capsys.readouterr().out
+    text.write_bytes(b"abc\xff")
+    assert main(["ppl", STORYTELLER, str(text)]) == 1
+    assert "byte 0xff at 3" in capsys.readouterr().err
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--families", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "llama" in facts["families"] and facts["cpu"]["cores"] >= 1 and facts["memory_available"] > 0
+    assert main(["doctor", "--families"]) == 0
+    shown = capsys.readouterr().out
+    assert all(slot in shown for slot in facts["cpu"]["slots"]) and facts["cpu"]["isa"] in shown
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_ctrl_c_ends_cleanly(engine: str) -> None:
+    command = [sys.executable, "-u", "-m", "llmq", "run", STORYTELLER, "Once upon a time", "--ignore-eos", "--engine", engine]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 100)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in errors
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m llmq run {STORYTELLER} 'Once upon a time' --max-tokens 100 --ignore-eos | head -c 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "O" and "Traceback" not in done.stderr and "Error" not in done.stderr
