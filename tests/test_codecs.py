@@ -115,22 +115,20 @@ def test_quantize_is_the_numpy_codecs(qtype: QuantType, weighted: bool) -> None:
         _native.use_isa(used)
 
 
-@pytest.mark.parametrize(
-    "qtype",
-    [pytest.param(t, marks=pytest.mark.xfail(strict=False) if t.name in ("Q2_K", "Q3_K", "Q4_K") else ()) for t in QUANTIZED],
-    ids=lambda t: t.name,
-)
+@each_quantized
 def test_error_is_not_above_llama_quantizes(qtype: QuantType) -> None:
     with np.load(PEER) as peer:
         names, theirs = peer["cases"].tolist(), peer[qtype.name]
     ours = every_case(lambda x, w: rows.dequantize(rows.quantize(x, qtype, w), qtype, x.shape))
     assert list(ours) == names
-    # A per mille of room: where a block is nearly constant, how its scale happens to round to binary16 decides.
+    # A per mille of room: where a block is nearly constant, how its scale happens to round to binary16 decides. Three
+    # signed bits cannot follow rows that lie around 1: there, whether products of level and scale happen to lie close.
+    room = {"shifted": 1.01} if qtype.name == "Q3_K" else {}
     above = {
         name: (mine, peer)
         for name, pair, peers in zip(names, ours.values(), theirs, strict=True)
         for mine, peer in zip(pair, peers, strict=True)
-        if not mine <= 1.002 * peer
+        if not mine <= room.get(name, 1.002) * peer
     }
     assert not above
     real = zip(ours["storyteller"], theirs[names.index("storyteller")], strict=True)

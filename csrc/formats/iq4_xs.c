@@ -49,7 +49,7 @@ static void iq4_xs_dequantize(const void *src, float *dst, int64_t n) {
 static llmq_status iq4_xs_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
         .group = 32, .off = 128, .codebook = llmq_iq4_levels, .slo = -32, .shi = 31, .step = 1,
-        .start = {-127, -115, -139, -151, 113, 101, 125, 137},
+        .reach_sc = 2, .starts = 8, .start = {{-127}, {-115}, {-139}, {-151}, {113}, {101}, {125}, {137}},
     };
     return llmq_kquant_quantize(&shape, iq4_xs_pack, sizeof(block_iq4_xs), src, dst, n, weight);
 }

@@ -1,25 +1,28 @@
-/* kquant_search.c: quantizing the K types: the search at the baseline instruction set, and its choice at run time. */
-#define KQ_FIT llmq_kquant_fit_base
-#include "formats/kquant_search.inc"
+/* kquant_search.c: the quantize of the K types, a row at a time. */
+#include "formats/kquant_search.h"
+#include "kernels.h"
 
-llmq_status llmq_kquant_quantize(const kq_shape *shape, kq_pack pack, int32_t bytes, const float *src, void *dst, int64_t n,
+llmq_status llmq_kquant_quantize(const kq_shape *shape, kq_pack *pack, int32_t bytes, const float *src, void *dst, int64_t n,
                                  const float *weight) {
-    const int64_t chunk = (int64_t)KQ_LANES * shape->group;
-    uint8_t *out = dst;
-    llmq_levels levels[KQ_N / 256];
     const llmq_status refused = llmq_refuse(src, n, weight);
     if (refused != LLMQ_OK) return refused;
-    for (int64_t at = 0; at < n; at += chunk) {
-        float x[KQ_N] = {0}, h[KQ_N] = {0};
-        const int64_t have = n - at < chunk ? n - at : chunk;
-        if (have < chunk) { /* half of a fit: the other block is zeros */
-            memcpy(x, src + at, (size_t)have * sizeof(float));
-            if (weight) memcpy(h, weight + at, (size_t)have * sizeof(float));
-            llmq_kquant_fit_base(shape, x, weight ? h : NULL, levels);
-        } else {
-            llmq_kquant_fit_base(shape, src + at, weight ? weight + at : NULL, levels);
+    kq_body *const search = llmq_kernels_used()->kquant_search;
+    const int64_t chunk = (int64_t)KQ_LANES * shape->group;
+    uint8_t *block = dst;
+    for (int64_t left = n; left > 0; left -= chunk) {
+        float padded[2][KQ_LANES * KQ_MAX_GROUP];
+        llmq_levels levels[KQ_LANES * KQ_MAX_GROUP / 256];
+        if (left < chunk) { /* the last block is one of zeros */
+            memset(padded, 0, sizeof padded);
+            memcpy(padded[0], src, (size_t)left * sizeof(float));
+            if (weight) memcpy(padded[1], weight, (size_t)left * sizeof(float));
+            src = padded[0];
+            weight = weight ? padded[1] : NULL;
         }
-        for (int64_t block = 0; block < have / 256; block++, out += bytes) pack(&levels[block], out);
+        search(shape, src, weight, levels);
+        for (int64_t i = 0; i < chunk && i < left; i += 256, block += bytes) pack(&levels[i / 256], block);
+        src += chunk;
+        if (weight) weight += chunk;
     }
     return LLMQ_OK;
 }

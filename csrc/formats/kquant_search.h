@@ -8,7 +8,7 @@
 
 #include "formats/codec.h"
 
-enum { KQ_LANES = 16, KQ_STARTS = 8, KQ_MAX_GROUP = 32 };
+enum { KQ_LANES = 16, KQ_STARTS = 16, KQ_MAX_GROUP = 32 };
 
 typedef struct kq_shape {
     int32_t group;          /* weights per group: 16 or 32; 256 / group groups make a block */
@@ -17,21 +17,21 @@ typedef struct kq_shape {
     const int8_t *codebook; /* 16 ascending q, of a type without minima; or NULL: the integers of the range */
     float slo, shi;         /* range of sc */
     float mhi;              /* range of m is 0..mhi; 0: the type has no minima, and its scales have a sign */
-    /* Stage one rounds each group from these: with minima, levels that the group's range is spread over; without, the (signed)
-     * level that its weight of largest magnitude gets. */
-    float start[KQ_STARTS];
-    float step;             /* stage two tries scales that map to shi, shi - step, ... */
+    /* First guesses of stage one. With minima: how many levels the lowest stands above the group's least weight and the highest
+     * below its greatest (negative: beyond). Without: the level that the weight of largest magnitude is to get, with a sign. */
+    float start[KQ_STARTS][2];
+    int32_t starts;
+    float step;                     /* the candidates of stage two give the largest a (or b) the integers shi, shi - step, ... */
+    int32_t reach_sc, reach_m;      /* the window of stage three: so many steps of sc and of m to either side */
 } kq_shape;
 
-/* One row per instruction set that has a body: chooses integers and scales for KQ_LANES groups of finite weights, whole blocks;
- * weight: finite, >= 0, or NULL. */
-typedef void (*kq_fit)(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
-void llmq_kquant_fit_base(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
-void llmq_kquant_fit_avx2(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
+/* One body per instruction set, all with the same result: integers and scales of KQ_LANES groups, which are whole blocks. src:
+ * finite weights; weight: importances, or NULL. */
+typedef void kq_body(const kq_shape *, const float *src, const float *weight, llmq_levels *out);
 
 /* The quantize of a K type: search, then pack each block. */
-typedef void (*kq_pack)(const llmq_levels *, void *block);
-llmq_status llmq_kquant_quantize(const kq_shape *, kq_pack, int32_t bytes, const float *src, void *dst, int64_t n,
+typedef void kq_pack(const llmq_levels *, void *block);
+llmq_status llmq_kquant_quantize(const kq_shape *, kq_pack *, int32_t bytes, const float *src, void *dst, int64_t n,
                                  const float *weight);
 
 #endif

@@ -43,7 +43,9 @@ static void q2_k_dequantize(const void *src, float *dst, int64_t n) {
 
 static llmq_status q2_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
-        .group = 16, .qhi = 3, .shi = 15, .mhi = 15, .step = 0.5f, .start = {2.2f, 2.5f, 2.8f, 3, 3.2f, 3.5f, 3.8f, 4.2f},
+        .group = 16, .qhi = 3, .shi = 15, .mhi = 15, .step = 0.5f, .reach_sc = 1, .reach_m = 1, .starts = 8,
+        .start = {{-0.45f, -0.45f}, {-0.3f, -1.2f}, {-0.6f, 0}, {0, -0.15f}, {-1.2f, -0.15f}, {0, -1.2f}, {-0.45f, -0.15f},
+                  {-0.15f, -0.6f}},
     };
     return llmq_kquant_quantize(&shape, q2_k_pack, sizeof(block_q2_k), src, dst, n, weight);
 }

@@ -53,8 +53,8 @@ static void q3_k_dequantize(const void *src, float *dst, int64_t n) {
 
 static llmq_status q3_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
-        .group = 16, .off = 4, .qlo = -4, .qhi = 3, .slo = -32, .shi = 31, .step = 1,
-        .start = {-3.2f, -3.5f, -3.8f, -4.1f, -4.4f, 3, 3.3f, 3.6f},
+        .group = 16, .off = 4, .qlo = -4, .qhi = 3, .slo = -32, .shi = 31, .step = 0.5f, .reach_sc = 2, .starts = 14,
+        .start = {{-4}, {2}, {-3.2f}, {-3.6f}, {-4.4f}, {-5}, {-6}, {-2.8f}, {2.5f}, {3}, {3.3f}, {3.6f}, {4}, {5}},
     };
     return llmq_kquant_quantize(&shape, q3_k_pack, sizeof(block_q3_k), src, dst, n, weight);
 }

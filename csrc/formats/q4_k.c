@@ -39,7 +39,10 @@ static void q4_k_dequantize(const void *src, float *dst, int64_t n) {
 
 static llmq_status q4_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
-        .group = 32, .qhi = 15, .shi = 63, .mhi = 63, .step = 1, .start = {14, 14.4f, 14.7f, 15, 15.3f, 15.6f, 16, 16.5f},
+        .group = 32, .qhi = 15, .shi = 63, .mhi = 63, .step = 1, .reach_sc = 1, .starts = 16,
+        .start = {{-0.2f, -0.2f}, {0.25f, -0.35f}, {-0.5f, 0.1f}, {-0.05f, 1}, {-0.05f, -0.35f}, {-0.35f, -0.05f},
+                  {0.85f, 0.85f}, {1.15f, -0.2f}, {-0.8f, 0.1f}, {-0.8f, -0.8f}, {0.25f, 0.1f}, {0.1f, -0.8f}, {-0.2f, 1.15f},
+                  {-0.35f, -0.8f}, {-0.05f, 0.25f}, {-0.8f, -0.35f}},
     };
     return llmq_kquant_quantize(&shape, q4_k_pack, sizeof(block_q4_k), src, dst, n, weight);
 }

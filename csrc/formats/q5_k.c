@@ -42,7 +42,10 @@ static void q5_k_dequantize(const void *src, float *dst, int64_t n) {
 
 static llmq_status q5_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
-        .group = 32, .qhi = 31, .shi = 63, .mhi = 63, .step = 1, .start = {30, 30.4f, 30.7f, 31, 31.3f, 31.6f, 32, 32.5f},
+        .group = 32, .qhi = 31, .shi = 63, .mhi = 63, .step = 1, .reach_sc = 2, .reach_m = 1, .starts = 16,
+        .start = {{-0.05f, -0.05f}, {-0.2f, 0.85f}, {-0.35f, 0.25f}, {0.25f, -0.35f}, {1, 1}, {1.15f, -0.2f}, {-0.2f, 1.3f},
+                  {-0.5f, -0.2f}, {0.1f, -0.2f}, {0.85f, 1.3f}, {1.3f, 0.85f}, {-0.8f, -0.05f}, {-0.5f, -0.65f},
+                  {-0.05f, -0.8f}, {0.1f, 1.15f}, {-0.05f, 0.25f}},
     };
     return llmq_kquant_quantize(&shape, q5_k_pack, sizeof(block_q5_k), src, dst, n, weight);
 }

@@ -51,8 +51,9 @@ static void q6_k_dequantize(const void *src, float *dst, int64_t n) {
 
 static llmq_status q6_k_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     static const kq_shape shape = {
-        .group = 16, .off = 32, .qlo = -32, .qhi = 31, .slo = -128, .shi = 127, .step = 1,
-        .start = {-32.4f, -32, -31.6f, -31.2f, -30.7f, 31, 31.4f, 30.6f},
+        .group = 16, .off = 32, .qlo = -32, .qhi = 31, .slo = -128, .shi = 127, .step = 1, .reach_sc = 12, .reach_m = 0,
+        .starts = 4,
+        .start = {{-32}, {31}, {-31.5f}, {-30}},
     };
     return llmq_kquant_quantize(&shape, q6_k_pack, sizeof(block_q6_k), src, dst, n, weight);
 }

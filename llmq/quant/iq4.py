@@ -8,6 +8,7 @@ import numpy as np
 from llmq.quant.blocks import f16_at, f16_bytes, pack_nibbles, unpack_nibbles
 from llmq.quant.codecs import Levels, UInt8s
 from llmq.quant.kquant_search import Shape as GroupShape
+from llmq.quant.kquant_search import starts
 from llmq.quant.kquants import KQuant
 from llmq.quant.legacy import Legacy
 from llmq.quant.scale_search import IQ4_STARTS, Shape
@@ -35,7 +36,17 @@ class IQ4_NL(Legacy):  # noqa: N801 - the type's name
 
 class IQ4_XS(KQuant):  # noqa: N801
     name, off, group = "IQ4_XS", OFF, 32
-    shape = GroupShape(32, OFF, (0, 0), (-32, 31), 0, 1, (-127, -115, -139, -151, 113, 101, 125, 137), LEVELS)
+    shape = GroupShape(
+        group=32,
+        off=OFF,
+        q=(0, 0),
+        sc=(-32, 31),
+        m=0,
+        step=1,
+        reach=(2, 0),
+        start=starts("-127, -115, -139, -151, 113, 101, 125, 137"),
+        codebook=LEVELS,
+    )
 
     def levels(self, blocks: UInt8s) -> Levels:
         high = blocks[:, 2:4].copy().view(np.uint16) >> np.arange(0, 16, 2, dtype=np.uint16) & np.uint16(3)

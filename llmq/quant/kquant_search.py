@@ -15,7 +15,7 @@ from llmq.quant.codecs import Floats, Levels
 from llmq.quant.floats import to_f16
 from llmq.quant.lanes import divide, nearest, power, rounded, total
 
-__all__ = ["Shape", "search"]
+__all__ = ["Shape", "search", "starts"]
 
 Bools = npt.NDArray[np.bool_]
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -23,7 +23,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 @dataclass(frozen=True)
 class Shape:
-    """kq_shape: the ranges of a type's integers and where its search starts."""
+    """kq_shape: the ranges of a type's integers and where its search looks."""
 
     group: int
     off: int
@@ -31,12 +31,18 @@ class Shape:
     sc: tuple[float, float]
     m: float
     step: float
-    start: tuple[float, ...]
+    reach: tuple[int, int]
+    start: Floats
     codebook: tuple[int, ...] = ()
 
     def level(self, y: Floats) -> Floats:
         """The level nearest to y."""
         return nearest(y, *self.q, self.codebook)
+
+
+def starts(text: str) -> Floats:
+    """The starts of stage one from their numbers, separated by commas: float32 (n, 1), or (n, 2) for a type with minima."""
+    return np.array([start.split() for start in text.split(",")], np.float32)
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,11 @@ def over_groups(values: Floats) -> Floats:
 
 
 def half(d: Floats, back: Floats) -> Floats:
+    """binary16 nearest to d * back, over back; never zero for a d that is not."""
     bits = to_f16(d * back).view(np.uint16)
-    bits = np.where((bits & 0x7FFF) == 0, np.where(d == 0, 0, bits | 1), bits).astype(np.uint16)
-    return bits.view(np.float16).astype(np.float32) / back
+    bits = np.where((bits & 0x7FFF) == 0, bits | 1, bits)
+    value: Floats = np.where(d == 0, ZERO, bits.view(np.float16).astype(np.float32) / back)
+    return value
 
 
 def gather(shape: Shape, src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
@@ -123,14 +131,14 @@ def groups(shape: Shape, p: Problem) -> Groups:
     extent = p.hi - p.lo
     far = np.where(-p.lo > p.hi, p.lo, p.hi)
     gain, best = zero, Groups(zero, -p.mean, zero, zero)
-    for start in (*shape.start, None, None):
+    for start in (*shape.start, None):
         if start is None:
-            inverse, shift = divide(np.ones_like(zero), best.a), best.b
+            inverse, shift = divide(ONE, best.a), best.b
         elif shape.m:
-            inverse = divide(np.full_like(zero, start), extent)
-            shift = divide(np.full_like(zero, np.float32(0.5) * (np.float32(shape.q[1]) - np.float32(start))), inverse) - p.lo
+            inverse = divide(np.float32(shape.q[1]) - start[0] - start[1], extent)
+            shift = divide(start[0], inverse) - p.lo
         else:
-            inverse, shift = divide(np.full_like(zero, start), far), zero
+            inverse, shift = divide(start[0], far), zero
         q = shape.level((p.x + shift) * inverse)
         hq = p.h * q
         q1, q2, xq = total(hq), total(hq * q), total(hq * (p.x - p.mean))
@@ -138,24 +146,26 @@ def groups(shape: Shape, p: Problem) -> Groups:
         bend = q2 - q1 * middle
         slope = divide(xq, bend)
         won = slope * xq
-        better = (won > gain) & (bend > 0)
+        better = (won > gain * np.float32(1 + 2.0**-20)) & (bend > 0)
         gain = np.where(better, won, gain)
         best = kept(better, Groups(slope, slope * middle - p.mean, bend, middle), best)
     return best
 
 
-def unit(target: Floats, curve: Floats, lo: float, hi: float, step: float) -> Floats:
+def unit(target: Floats, curve: Floats, limits: tuple[float, float], step: float, back: Floats) -> Floats:
+    lo, hi = np.float32(limits[0]), np.float32(limits[1])
     far = np.take_along_axis(target, np.abs(target).argmax(axis=1, keepdims=True), axis=1)
-    c = np.arange(16, dtype=np.float32)
-    s, low, high = np.float32(step), np.float32(lo), np.float32(hi)
-    k = np.where(np.arange(16) % 2 == 1, low + s * (c // 2), high - s * (c // 2)) if lo < 0 else high - s * c
-    units = np.where(far == 0, ONE, far / k)
+    c = np.arange(16)
+    down = np.float32(step) * (c // 2 if lo < 0 else c).astype(np.float32)
+    k = np.where((lo < 0) & (c % 2 == 0), lo + down, hi - down)
+    k[15] = np.float32(0.5) * (hi + 1)
+    units = half(np.where(far == 0, ONE, far) / k, back)
     inverse = ONE / units
 
     def terms() -> Iterator[Floats]:
         for g in range(target.shape[1]):
             t = target[:, g : g + 1]
-            e = rounded(t * inverse, lo, hi) * units - t
+            e = rounded(t * inverse, *limits) * units - t
             yield curve[:, g : g + 1] * e * e
 
     best = total(terms()).argmin(axis=1)[:, None]
@@ -177,13 +187,13 @@ def units(shape: Shape, p: Problem, at: Groups, back: Floats) -> Scales:
     sign = np.ones_like(back)
     if shape.m:
         sign, at = one_sign(shape, p, at)
-    d = half(unit(at.a, at.curve, *shape.sc, shape.step), back)
-    sc = rounded(at.a * divide(np.ones_like(d), d), *shape.sc)
+    d = unit(at.a, at.curve, shape.sc, shape.step, back)
+    sc = rounded(at.a * divide(ONE, d), *shape.sc)
     if not shape.m:
         return Scales(sc, np.zeros_like(sc), d, np.zeros_like(d))
     b = np.maximum((d * sc * at.level - p.mean) * sign, ZERO)
-    dmin = half(unit(b, p.h0, 0, shape.m, shape.step) * sign, back)
-    return Scales(sc, rounded(divide(b * sign, dmin), 0, shape.m), d, dmin)
+    dmin = unit(b, p.h0, (0, shape.m), shape.step, back)
+    return Scales(sc, rounded(divide(b, dmin), 0, shape.m), d, sign * dmin)
 
 
 def levels_of(shape: Shape, p: Problem, at: Scales) -> tuple[Floats, Floats]:
@@ -201,18 +211,30 @@ def measure(shape: Shape, p: Problem, at: Scales) -> State:
     return State(at.sc, at.m, at.d, at.dmin, *sums)
 
 
-def step(shape: Shape, p: Problem, at: State, by: int) -> State:
-    steps = np.full_like(at.sc, by)
-    if by == 0:
-        da = divide(at.rq * p.h0 - at.r0 * at.q1, at.q2 * p.h0 - at.q1 * at.q1) if shape.m else divide(at.rq, at.q2)
-        steps = rounded(divide(da, at.d), -256, 256)
-    sc = rounded(at.sc + steps, *shape.sc)
-    m = at.m
-    if shape.m:
-        db = (at.q1 * ((sc - at.sc) * at.d) - at.r0) / p.h0
-        m = rounded(m + rounded(divide(db, at.dmin), -256, 256), 0, shape.m)
-    trial = measure(shape, p, Scales(sc, m, at.d, at.dmin))
+def follow(shape: Shape, p: Problem, at: State, da: Floats, by: int) -> Floats:
+    """The m that goes with a change of a by da while the rounding stays, moved by `by`."""
+    if not shape.m:
+        return at.m
+    steps = rounded(divide((at.q1 * da - at.r0) / p.h0, at.dmin), -256, 256)
+    return rounded(at.m + (steps + np.float32(by)), 0, shape.m)
+
+
+def step(shape: Shape, p: Problem, at: State) -> State:
+    da = divide(at.rq * p.h0 - at.r0 * at.q1, at.q2 * p.h0 - at.q1 * at.q1) if shape.m else divide(at.rq, at.q2)
+    sc = rounded(at.sc + rounded(divide(da, at.d), -256, 256), *shape.sc)
+    trial = measure(shape, p, Scales(sc, follow(shape, p, at, (sc - at.sc) * at.d, 0), at.d, at.dmin))
     return kept(trial.err < at.err, trial, at)
+
+
+def window(shape: Shape, p: Problem, at: State) -> State:
+    best = at
+    for i in range(-shape.reach[0], shape.reach[0] + 1):
+        sc = rounded(at.sc + np.float32(i), *shape.sc)
+        for j in range(-shape.reach[1], shape.reach[1] + 1):
+            if (i, j) != (0, 0):
+                trial = measure(shape, p, Scales(sc, follow(shape, p, at, (sc - at.sc) * at.d, j), at.d, at.dmin))
+                best = kept(trial.err < best.err, trial, best)
+    return best
 
 
 def refit(shape: Shape, p: Problem, at: State, back: Floats) -> State:
@@ -234,9 +256,7 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> Levels:
     p = Problem(x, h, h0, mean, x.min(axis=0), x.max(axis=0))
     at = measure(shape, p, units(shape, p, groups(shape, p), back))
     for _ in range(2):
-        for by in (0, 1, -1):
-            at = step(shape, p, at, by)
-        at = refit(shape, p, at, back)
+        at = refit(shape, p, window(shape, p, step(shape, p, at)), back)
     q, _ = levels_of(shape, p, at)
     stored = (q + np.float32(shape.off)).astype(np.uint8).transpose(1, 2, 0).reshape(len(src), 256)
     return Levels(stored, at.sc.astype(np.int8), at.m.astype(np.uint8), (at.d * back)[:, 0], (at.dmin * back)[:, 0])

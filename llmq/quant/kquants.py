@@ -9,7 +9,7 @@ import numpy as np
 
 from llmq.quant.blocks import f16_at, f16_bytes
 from llmq.quant.codecs import Floats, Int8s, Levels, QuantizedCodec, UInt8s
-from llmq.quant.kquant_search import Shape, search
+from llmq.quant.kquant_search import Shape, search, starts
 
 
 def unpack_scales(raw: UInt8s) -> tuple[Int8s, UInt8s]:
@@ -59,7 +59,16 @@ class KQuant(QuantizedCodec):
 
 class Q2_K(KQuant):  # noqa: N801 - the type's name
     name, off, group, has_min = "Q2_K", 0, 16, True
-    shape = Shape(16, 0, (0, 3), (0, 15), 15, 0.5, (2.2, 2.5, 2.8, 3, 3.2, 3.5, 3.8, 4.2))
+    shape = Shape(
+        group=16,
+        off=0,
+        q=(0, 3),
+        sc=(0, 15),
+        m=15,
+        step=0.5,
+        reach=(1, 1),
+        start=starts("-0.45 -0.45, -0.3 -1.2, -0.6 0, 0 -0.15, -1.2 -0.15, 0 -1.2, -0.45 -0.15, -0.15 -0.6"),
+    )
 
     def levels(self, blocks: UInt8s) -> Levels:
         scales = blocks[:, :16]
@@ -73,7 +82,16 @@ class Q2_K(KQuant):  # noqa: N801 - the type's name
 
 class Q3_K(KQuant):  # noqa: N801
     name, off, group = "Q3_K", 4, 16
-    shape = Shape(16, 4, (-4, 3), (-32, 31), 0, 1, (-3.2, -3.5, -3.8, -4.1, -4.4, 3, 3.3, 3.6))
+    shape = Shape(
+        group=16,
+        off=4,
+        q=(-4, 3),
+        sc=(-32, 31),
+        m=0,
+        step=0.5,
+        reach=(2, 0),
+        start=starts("-4, 2, -3.2, -3.6, -4.4, -5, -6, -2.8, 2.5, 3, 3.3, 3.6, 4, 5"),
+    )
 
     def levels(self, blocks: UInt8s) -> Levels:
         low, high = blocks[:, 96:104], blocks[:, 104:108]
@@ -91,7 +109,19 @@ class Q3_K(KQuant):  # noqa: N801
 
 class Q4_K(KQuant):  # noqa: N801
     name, off, group, has_min = "Q4_K", 0, 32, True
-    shape = Shape(32, 0, (0, 15), (0, 63), 63, 1, (14, 14.4, 14.7, 15, 15.3, 15.6, 16, 16.5))
+    shape = Shape(
+        group=32,
+        off=0,
+        q=(0, 15),
+        sc=(0, 63),
+        m=63,
+        step=1,
+        reach=(1, 0),
+        start=starts(
+            "-0.2 -0.2, 0.25 -0.35, -0.5 0.1, -0.05 1, -0.05 -0.35, -0.35 -0.05, 0.85 0.85, 1.15 -0.2, -0.8 0.1, "
+            "-0.8 -0.8, 0.25 0.1, 0.1 -0.8, -0.2 1.15, -0.35 -0.8, -0.05 0.25, -0.8 -0.35"
+        ),
+    )
 
     def levels(self, blocks: UInt8s) -> Levels:
         sc, m = unpack_scales(blocks[:, 4:16])
@@ -103,7 +133,19 @@ class Q4_K(KQuant):  # noqa: N801
 
 class Q5_K(KQuant):  # noqa: N801
     name, off, group, has_min = "Q5_K", 0, 32, True
-    shape = Shape(32, 0, (0, 31), (0, 63), 63, 1, (30, 30.4, 30.7, 31, 31.3, 31.6, 32, 32.5))
+    shape = Shape(
+        group=32,
+        off=0,
+        q=(0, 31),
+        sc=(0, 63),
+        m=63,
+        step=1,
+        reach=(2, 1),
+        start=starts(
+            "-0.05 -0.05, -0.2 0.85, -0.35 0.25, 0.25 -0.35, 1 1, 1.15 -0.2, -0.2 1.3, -0.5 -0.2, 0.1 -0.2, 0.85 1.3, "
+            "1.3 0.85, -0.8 -0.05, -0.5 -0.65, -0.05 -0.8, 0.1 1.15, -0.05 0.25"
+        ),
+    )
 
     def levels(self, blocks: UInt8s) -> Levels:
         sc, m = unpack_scales(blocks[:, 4:16])
@@ -117,7 +159,9 @@ class Q5_K(KQuant):  # noqa: N801
 
 class Q6_K(KQuant):  # noqa: N801
     name, off, group = "Q6_K", 32, 16
-    shape = Shape(16, 32, (-32, 31), (-128, 127), 0, 1, (-32.4, -32, -31.6, -31.2, -30.7, 31, 31.4, 30.6))
+    shape = Shape(
+        group=16, off=32, q=(-32, 31), sc=(-128, 127), m=0, step=1, reach=(12, 0), start=starts("-32, 31, -31.5, -30")
+    )
 
     def levels(self, blocks: UInt8s) -> Levels:
         # the two runs of 32 bytes of each 64 hold 32 weights each in their low nibbles, and then 32 each in their high ones
