@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 SOURCES := setup.py pyproject.toml $(shell find csrc llmq -name '*.[chp]*' -not -name '*.pyc' -not -name '*.so' -not -name '_native.c' -not -name '_text.c' 2>/dev/null)
 
-.PHONY: demo test dev bench lint check-all clean
+.PHONY: demo test dev bench lint check-all embedded clean
 
 dev: $(STAMP)
 
@@ -33,6 +33,10 @@ bench: $(STAMP)
 
 check-all: $(STAMP)
 	$(BIN)/python tests/check_all.py
+
+# The model that comes with the package; run it when the encoders change (a test compares the bytes).
+embedded: $(STAMP)
+	$(BIN)/python -m llmq.quantize models/storyteller llmq/data/storyteller-Q4_K_M.gguf Q4_K_M
 
 clean:
 	rm -rf build out $(VENV) llmq/_native.c llmq/_text.c llmq/*.so *.egg-info
