@@ -17,6 +17,7 @@ class Vocab:
         *,
         strips: npt.NDArray[np.uint8] | None = None,
         scores: npt.NDArray[np.float32] | None = None,
+        charsmap: bytes = b"",
         merges: list[str] = ...,
         pre: str = "",
         nfc: bool = False,

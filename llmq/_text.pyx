@@ -14,9 +14,10 @@ import os
 
 cdef extern from "text/text.h" nogil:
     ctypedef enum text_status:
-        TEXT_OK, TEXT_NOMEM, TEXT_TOO_LONG, TEXT_DUPLICATE, TEXT_BAD_BYTE, TEXT_NO_SPLIT, TEXT_NO_PART, TEXT_LONG_TOKEN
+        TEXT_OK, TEXT_NOMEM, TEXT_TOO_LONG, TEXT_DUPLICATE, TEXT_BAD_BYTE, TEXT_NO_SPLIT, TEXT_NO_PART, TEXT_LONG_TOKEN,
+        TEXT_BAD_MAP
     ctypedef enum text_model:
-        MODEL_BPE, MODEL_SPM, MODEL_WORDPIECE
+        MODEL_BPE, MODEL_SPM, MODEL_UNIGRAM, MODEL_WORDPIECE
     enum: TOKEN_MAX
 
     ctypedef struct text_bytes:
@@ -36,6 +37,8 @@ cdef extern from "text/text.h" nogil:
         const uint8_t *types
         const uint8_t *strips
         const float *scores
+        const uint8_t *charsmap
+        size_t n_charsmap
         const text_bytes *merges
         const text_pre *pre
         int32_t unk
@@ -125,7 +128,7 @@ cdef class Vocab:
 
     def __cinit__(
         self, str model, list tokens not None, const uint8_t[::1] types not None, *, const uint8_t[::1] strips=None,
-        const float[::1] scores=None, list merges not None=[], str pre="", bint nfc=False, bint ignore_merges=False, int flags=0,
+        const float[::1] scores=None, bytes charsmap not None=b"", list merges not None=[], str pre="", bint nfc=False, bint ignore_merges=False, int flags=0,
         int32_t unk=-1,
     ):
         cdef text_spec spec
@@ -145,10 +148,14 @@ cdef class Vocab:
             spec.model = MODEL_BPE
         elif model == "llama" and (scores is not None or merges):
             spec.model = MODEL_SPM
+        elif model == "t5" and scores is not None:
+            spec.model = MODEL_UNIGRAM
         elif model == "bert":
             spec.model = MODEL_WORDPIECE
         else:
             raise ValueError(f"no tokenizer {model!r} with pre-tokenizer {pre!r}, or scores and merges are missing")
+        spec.charsmap = <const uint8_t *><const char *>charsmap
+        spec.n_charsmap = len(charsmap)
         spec.flags = flags
         spec.nfc = nfc
         spec.ignore_merges = ignore_merges
@@ -173,6 +180,8 @@ cdef class Vocab:
             return
         if status == TEXT_NOMEM:
             raise MemoryError("no memory for the vocabulary")
+        if status == TEXT_BAD_MAP:
+            raise VocabError(f"tokenizer.ggml.precompiled_charsmap: {len(charsmap)} bytes that are no such map")
         rows, key = (merges, "merges") if status in (TEXT_NO_SPLIT, TEXT_NO_PART) else (tokens, "tokens")
         where = f"tokenizer.ggml.{key}[{error.at}] = {rows[error.at]!r:.80}"
         raise VocabError({

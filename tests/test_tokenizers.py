@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import lzma
+import subprocess
+import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from llmq import _text
 from llmq.errors import FormatError, UnsupportedError
+from llmq.formats import open_checkpoint
 from llmq.text.detokenizer import Detokenizer
 from llmq.text.hf_vocab import vocab_metadata
 from llmq.text.tokenizer import Tokenizer
@@ -19,6 +28,8 @@ NAMES = ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "bert-bge"]
 LOSSLESS = ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "storyteller"]
 CASES = (VOCAB / "cases.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
 
+GOLDEN = json.loads(lzma.decompress((VOCAB.parent / "tokenizers.json.xz").read_bytes()))
+
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
@@ -28,6 +39,10 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
         path = folder / f"{name}.gguf"
         path.write_bytes(lzma.decompress((VOCAB / f"{name}.gguf.xz").read_bytes()))
         made[name] = Tokenizer.from_gguf(path)
+        if name == "bert-bge":
+            with open_checkpoint(path) as checkpoint:
+                cased = {**checkpoint.metadata, "tokenizer.ggml.normalizer.lowercase": False}
+            made["bert-bge cased"] = Tokenizer.from_metadata(cased)
     made["storyteller"] = Tokenizer.from_metadata(vocab_metadata(ROOT / "models" / "storyteller"))
     return made
 
@@ -40,13 +55,26 @@ def test_published_cases(tokenizers: dict[str, Tokenizer], name: str) -> None:
         assert tokenizers[name].encode(text, add_special=False) == ids, text
 
 
+@pytest.mark.parametrize("name", sorted(GOLDEN["cuts"]))
+def test_cuts_equal_those_of_the_definitions(name: str) -> None:
+    for text, lengths in zip(GOLDEN["texts"], GOLDEN["cuts"][name], strict=True):
+        assert [len(word) for word in _text.cut(name, text)] == lengths, text
+        assert b"".join(_text.cut(name, text)) == text.encode()
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN["ids"]))
+def test_ids_equal_the_original_tokenizers(tokenizers: dict[str, Tokenizer], name: str) -> None:
+    for text, ids in zip(GOLDEN["texts"], GOLDEN["ids"][name], strict=True):
+        assert tokenizers[name].encode(text, add_special=False) == ids, text
+
+
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_decoding_gives_the_text_again(tokenizers: dict[str, Tokenizer], name: str) -> None:
     tokenizer = tokenizers[name]
     every = "\n".join(map(chr, [*range(0x2581), *range(0x2582, 0xD800), *range(0xE000, 0x10000)]))
-    for given in [*CASES, every]:
-        ids = tokenizer.encode(given, add_special=False)
-        text = unicodedata.normalize("NFC", given) if name == "qwen2" else given  # the original of that one normalizes
+    for source in [*CASES, every]:
+        ids = tokenizer.encode(source, add_special=False)
+        text = unicodedata.normalize("NFC", source) if name == "qwen2" else source  # the original of that one normalizes
         assert tokenizer.decode(ids) == text
         detokenizer = Detokenizer(tokenizer, at_start=True)
         pieces = [detokenizer.push(id) for id in ids]
@@ -101,6 +129,82 @@ def test_broken_metadata_is_refused(changes: dict[str, object], words: str) -> N
         Tokenizer.from_metadata(tiny(**changes))
 
 
+SPM = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "<0x41>"],
+    "tokenizer.ggml.scores": [0.0, 0.0, 0.0, -9.0, -8.0, -8.0, -1.0, -2.0, 0.0],
+    "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 1, 1, 6],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scores": [0.0]}, "one per token"),
+        ({"scores": [float("nan")] * 9}, "finite"),
+        ({"scores": ["a"] * 9}, "one per token"),
+        ({"token_type": [1] * 9, "tokens": ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "a" * 2000, "c"]}, "1024"),
+        ({"model": "t5", "precompiled_charsmap": [1, 2, 3]}, "no such map"),
+        ({"model": "t5", "precompiled_charsmap": [4, 0, 0, 0, 0, 0, 0, 0, 255, 0]}, "no such map"),
+        ({"model": "t5", "precompiled_charsmap": "x"}, "bytes"),
+    ],
+)
+def test_broken_sentencepiece_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(FormatError, match=words):
+        Tokenizer.from_metadata({**SPM, **{f"tokenizer.ggml.{key}": value for key, value in changes.items()}})
+
+
+def test_unknown_characters_of_sentencepiece() -> None:
+    tokenizer = Tokenizer.from_metadata(SPM)
+    assert tokenizer.encode("ab bab", add_special=False) == [6, 5, 3, 5, 7]  # "▁a" before "ab": its score is higher
+    assert tokenizer.encode("a") == [1, 6]
+    assert tokenizer.encode("xy", add_special=False) == [3, 0]  # without a token for every byte: one unknown token
+    ids = {"tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.unknown_token_id": 0}
+    unigram = Tokenizer.from_metadata({**SPM, **ids, "tokenizer.ggml.model": "t5"})
+    assert unigram.encode("aab") == [4, 7, 2]
+    assert unigram.encode("axyb", add_special=False) == [4, 0, 5]
+
+
+METADATA = st.fixed_dictionaries(
+    {
+        "tokenizer.ggml.model": st.sampled_from(["gpt2", "llama", "bert", "t5"]),
+        "tokenizer.ggml.tokens": st.lists(st.text("ab▁Ġ <0x41>é\0", max_size=6), min_size=1, max_size=8),
+    },
+    optional={
+        "tokenizer.ggml.pre": st.sampled_from(sorted(GOLDEN["cuts"])),
+        "tokenizer.ggml.token_type": st.lists(st.integers(0, 6), max_size=8),
+        "tokenizer.ggml.scores": st.lists(st.floats(width=32), max_size=8),
+        "tokenizer.ggml.merges": st.lists(st.text("ab ▁Ġ", max_size=5), max_size=6),
+        "tokenizer.ggml.precompiled_charsmap": st.binary(max_size=24).map(lambda data: np.frombuffer(data, np.uint8)),
+        "tokenizer.ggml.unknown_token_id": st.integers(-1, 8),
+        "tokenizer.ggml.bos_token_id": st.integers(-1, 8),
+        "tokenizer.ggml.add_space_prefix": st.booleans(),
+        "tokenizer.ggml.remove_extra_whitespaces": st.booleans(),
+        "tokenizer.llmq.lstrip": st.lists(st.integers(0, 8), max_size=2),
+        "tokenizer.llmq.rstrip": st.lists(st.integers(0, 8), max_size=2),
+        "tokenizer.llmq.whole_word": st.lists(st.integers(0, 8), max_size=2),
+    },
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(METADATA, st.text("ab▁ é\n\0<0x41>😀", max_size=30))
+def test_any_metadata_loads_or_is_refused(metadata: dict[str, object], text: str) -> None:
+    for key in ("token_type", "scores"):  # mostly of the right length, so that more of them load
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(values, list) and values:
+            n = len(metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
+            metadata[f"tokenizer.ggml.{key}"] = (values * n)[:n]
+    try:
+        tokenizer = Tokenizer.from_metadata(metadata)  # type: ignore[arg-type]
+    except (FormatError, UnsupportedError):
+        return
+    for parse_special in (False, True):
+        ids = tokenizer.encode(text, parse_special=parse_special)
+        assert all(0 <= id < tokenizer.n_vocab for id in ids)
+        tokenizer.decode(ids)
+
+
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UnsupportedError, match=r"gpt-2, .*llama-bpe"):
         Tokenizer.from_metadata(tiny(pre="no-such"))
@@ -114,3 +218,32 @@ def test_long_words(tokenizers: dict[str, Tokenizer]) -> None:
     for text in ["a" * 2**20, "ab" * 2**19, " " * 2**20, "\u0301" * 2**19]:
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
+
+
+def test_out_of_memory_is_an_error() -> None:
+    code = """
+import resource
+from pathlib import Path
+from llmq.text.hf_vocab import vocab_metadata
+from llmq.text.tokenizer import Tokenizer
+tokenizer = Tokenizer.from_metadata(vocab_metadata(Path("models/storyteller")))
+text = "a" * 2**25
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, used + 2**25))
+try:
+    tokenizer.encode(text)
+except MemoryError as error:
+    print("refused:", error)
+print(len(tokenizer.encode("a" * 1000)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "refused: no memory to tokenize 33554432 bytes" in done.stdout
+    assert done.stdout.split()[-1].isdigit()
+
+
+def test_threads_share_a_tokenizer(tokenizers: dict[str, Tokenizer]) -> None:
+    texts = GOLDEN["texts"] * 3
+    for name in ("qwen2", "llama-spm", "bert-bge"):
+        alone = [tokenizers[name].encode(text) for text in texts]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(tokenizers[name].encode, texts)) == alone

@@ -46,7 +46,8 @@ static text_status encode_fragment(const text_vocab *v, text_work *work, const u
                                    text_ids *out) {
     switch (v->model) {
     case MODEL_BPE: return bpe_encode(v, work, p, end, out);
-    case MODEL_SPM: return spm_encode(v, work, p, end, first, out);
+    case MODEL_SPM: return spaces_encode(v, work, spm_word, p, end, first, out);
+    case MODEL_UNIGRAM: return spaces_encode(v, work, unigram_word, p, end, first, out);
     case MODEL_WORDPIECE: return wordpiece_encode(v, work, p, end, out);
     }
     return TEXT_OK;

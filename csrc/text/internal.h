@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "normalize.h"
+#include "spaces.h"
 #include "text.h"
 
 /* ---- hashing (vocab.c) -------------------------------------------------------------------------------------------------- */
@@ -89,6 +90,7 @@ typedef struct text_trie {
 text_status trie_new(text_trie *, uint64_t seed);
 text_status trie_insert(text_trie *, text_bytes token, int32_t id);
 void trie_free(text_trie *);
+struct text_edge *trie_edge(const text_trie *, int32_t parent, int32_t byte); /* child 0: there is none */
 
 /* a special token in a text, with the white space that it takes; none: start == stop == the end of the text */
 typedef struct text_match {
@@ -125,9 +127,14 @@ struct text_vocab {
     text_table by_name;
     text_table by_bytes;        /* with ignore_merges: the tokens that words can be, by what they stand for */
     text_trie specials;
+    text_trie pieces;           /* MODEL_UNIGRAM: the tokens that words are made of */
+    float *scores;              /* MODEL_UNIGRAM */
+    double unknown_score;
+    text_charsmap charsmap;     /* MODEL_SPM, MODEL_UNIGRAM */
     const text_pre *pre;
     int nfc, ignore_merges;
-    int cut_spaces;             /* MODEL_SPM: no token has a space behind something else, so words can be merged one by one */
+    int cut_spaces;             /* no token has a space behind something else, so words can be encoded one by one */
+    int byte_fallback;          /* there is a token for every byte */
     text_merges merges;
     int32_t unk;
     int32_t byte_id[256];       /* token of one byte, or -1 */
@@ -141,13 +148,16 @@ text_status merges_read(text_vocab *, const text_spec *, text_error *); /* spec.
 text_status bpe_prepare(text_vocab *);
 text_status spm_prepare(text_vocab *, const text_spec *, text_error *);
 text_status bpe_encode(const text_vocab *, text_work *, const uint8_t *p, const uint8_t *end, text_ids *out);
-text_status spm_encode(const text_vocab *, text_work *, const uint8_t *p, const uint8_t *end, int first, text_ids *out);
 text_status wordpiece_encode(const text_vocab *, text_work *, const uint8_t *p, const uint8_t *end, text_ids *out);
 text_status bpe_word(const text_vocab *, const uint8_t *p, size_t n, text_ids *out);
+text_status unigram_prepare(text_vocab *, const text_spec *, text_error *);
+text_status unigram_word(const text_vocab *, const uint8_t *p, size_t n, text_ids *out);
 text_status spm_word(const text_vocab *, const uint8_t *p, size_t n, text_ids *out);
 text_status wordpiece_word(const text_vocab *, const uint8_t *p, size_t n, text_ids *out);
 
 typedef text_status (*text_word_model)(const text_vocab *, const uint8_t *p, size_t n, text_ids *out);
+text_status spaces_encode(const text_vocab *, text_work *, text_word_model, const uint8_t *p, const uint8_t *end, int first,
+                          text_ids *out);
 text_status word_append(const text_vocab *, text_work *, text_word_model, const uint8_t *p, size_t n, text_ids *out);
 
 /* 1: text can be made of the token (it is not special, and not a byte for what has no token) */

@@ -13,7 +13,7 @@ text_status trie_new(text_trie *trie, uint64_t seed) {
 
 void trie_free(text_trie *trie) { free(trie->edge); }
 
-static inline struct text_edge *edge_of(const text_trie *trie, int32_t parent, int32_t byte) {
+struct text_edge *trie_edge(const text_trie *trie, int32_t parent, int32_t byte) {
     uint64_t at = hash_u64((uint64_t)parent << 8 | (uint64_t)byte, trie->seed);
     for (;; at++) {
         struct text_edge *edge = &trie->edge[at & trie->mask];
@@ -27,7 +27,7 @@ static text_status grow(text_trie *trie) {
     bigger.edge = calloc(bigger.mask + 1, sizeof *bigger.edge);
     if (!bigger.edge) return TEXT_NOMEM;
     for (uint64_t i = 0; i <= trie->mask; i++)
-        if (trie->edge[i].child) *edge_of(&bigger, trie->edge[i].parent, trie->edge[i].byte) = trie->edge[i];
+        if (trie->edge[i].child) *trie_edge(&bigger, trie->edge[i].parent, trie->edge[i].byte) = trie->edge[i];
     free(trie->edge);
     *trie = bigger;
     return TEXT_OK;
@@ -38,7 +38,7 @@ text_status trie_insert(text_trie *trie, text_bytes token, int32_t id) {
     int32_t node = 0;
     for (uint32_t i = 0; i < token.n; i++) {
         if ((uint64_t)trie->n_nodes * 2 > trie->mask && grow(trie)) return TEXT_NOMEM;
-        edge = edge_of(trie, node, token.p[i]);
+        edge = trie_edge(trie, node, token.p[i]);
         if (!edge->child) *edge = (struct text_edge){node, token.p[i], trie->n_nodes++, -1};
         node = edge->child;
     }
@@ -54,7 +54,7 @@ static uint32_t longest_at(const text_vocab *v, const uint8_t *p, const uint8_t 
     uint32_t found = 0;
     int32_t node = 0;
     for (const uint8_t *q = p; q < end; q++) {
-        const struct text_edge *edge = edge_of(&v->specials, node, *q);
+        const struct text_edge *edge = trie_edge(&v->specials, node, *q);
         if (!edge->child) break;
         node = edge->child;
         if (edge->token < 0 || hidden >> v->types[edge->token] & 1) continue;

@@ -8,11 +8,6 @@
 #include "internal.h"
 #include "unicode.h"
 
-static const char SPACE[] = "\xe2\x96\x81"; /* U+2581 */
-enum { SPACE_BYTES = 3 };
-
-static int is_space(const uint8_t *p, const uint8_t *end) { return end - p >= SPACE_BYTES && !memcmp(p, SPACE, SPACE_BYTES); }
-
 /* ---- from scores to merges --------------------------------------------------------------------------------------------------- */
 
 typedef struct scored {
@@ -56,20 +51,11 @@ static text_status merges_of_scores(text_vocab *v, const text_spec *spec, text_e
     return status;
 }
 
-static int has_inner_space(text_bytes name) {
-    int text = 0;
-    for (const uint8_t *p = name.p, *end = name.p + name.n; p < end; p += utf8_length(*p)) {
-        if (!is_space(p, end)) text = 1;
-        else if (text) return 1;
-    }
-    return 0;
-}
-
 text_status spm_prepare(text_vocab *v, const text_spec *spec, text_error *error) {
     text_status status = spec->n_merges ? merges_read(v, spec, error) : merges_of_scores(v, spec, error);
     v->cut_spaces = 1;
     for (int64_t i = 0; i < v->n; i++)
-        if (token_is_plain(v, (int32_t)i) && has_inner_space(v->name[i])) v->cut_spaces = 0;
+        if (token_is_plain(v, (int32_t)i) && spaces_inside(v->name[i])) v->cut_spaces = 0;
     return status;
 }
 
@@ -78,15 +64,12 @@ text_status spm_prepare(text_vocab *v, const text_spec *spec, text_error *error)
 /* the bytes of a character that is no token, or the unknown token (one for several in a row) */
 static text_status push_bytes(const text_vocab *v, uint32_t cp, int *unknown, text_ids *out) {
     uint8_t bytes[4];
-    int n = utf8_encode(cp, bytes), known = 1;
-    for (int i = 0; i < n; i++) known &= v->byte_id[bytes[i]] >= 0;
+    int n = utf8_encode(cp, bytes);
     text_status status = TEXT_OK;
-    if (known) {
+    if (v->byte_fallback)
         for (int i = 0; !status && i < n; i++) status = ids_push(out, v->byte_id[bytes[i]]);
-    } else if (!*unknown && v->unk >= 0) {
-        status = ids_push(out, v->unk);
-    }
-    *unknown = !known;
+    else if (!*unknown && v->unk >= 0) status = ids_push(out, v->unk);
+    *unknown = 1;
     return status;
 }
 
@@ -116,41 +99,13 @@ text_status spm_word(const text_vocab *v, const uint8_t *p, size_t n, text_ids *
     return status;
 }
 
-/* the fragment with U+2581 for spaces */
-static text_status escape_spaces(const text_vocab *v, const uint8_t *p, const uint8_t *end, int first, text_buffer *out) {
-    size_t spaces = 1;
-    for (const uint8_t *q = p; q < end; q++) spaces += *q == ' ';
-    out->n = 0;
-    text_status status = buffer_room(out, (size_t)(end - p) + spaces * (SPACE_BYTES - 1) + 1);
-    if (status) return status;
-    if (v->flags & COLLAPSE_SPACES) {
-        while (p < end && *p == ' ') p++;
-        while (p < end && end[-1] == ' ') end--;
-    }
-    int prefix = v->flags & SPACE_PREFIX && (first || !(v->flags & PREFIX_FIRST));
-    if (p == end || (prefix && v->flags & PREFIX_MISSING && (*p == ' ' || is_space(p, end)))) prefix = 0;
-    uint8_t *q = out->v;
-    if (prefix) memcpy(q, SPACE, SPACE_BYTES), q += SPACE_BYTES;
-    for (; p < end; p++) {
-        if (*p != ' ') *q++ = *p;
-        else if (!(v->flags & COLLAPSE_SPACES) || p[-1] != ' ') memcpy(q, SPACE, SPACE_BYTES), q += SPACE_BYTES;
-    }
-    out->n = (size_t)(q - out->v);
-    return TEXT_OK;
-}
-
-text_status spm_encode(const text_vocab *v, text_work *work, const uint8_t *p, const uint8_t *end, int first, text_ids *out) {
-    text_status status = escape_spaces(v, p, end, first, &work->normal);
-    if (status) return status;
+text_status spaces_encode(const text_vocab *v, text_work *work, text_word_model model, const uint8_t *p, const uint8_t *end, int first,
+                          text_ids *out) {
+    text_status status = spaces_escape(&v->charsmap, v->flags, p, end, first, &work->normal);
     p = work->normal.v, end = p + work->normal.n;
-    while (!status && p < end) {
-        const uint8_t *q = end;
-        if (v->cut_spaces) {
-            for (q = p; is_space(q, end); q += SPACE_BYTES) {}
-            while (q < end && !is_space(q, end)) q += *q == (uint8_t)SPACE[0] ? SPACE_BYTES : 1;
-        }
-        status = word_append(v, work, spm_word, p, (size_t)(q - p), out);
-        p = q;
+    for (const uint8_t *next; !status && p < end; p = next) {
+        next = v->cut_spaces ? spaces_word(p, end) : end;
+        status = word_append(v, work, model, p, (size_t)(next - p), out);
     }
     return status;
 }

@@ -24,6 +24,7 @@ typedef enum text_status {
     TEXT_NO_SPLIT,       /* merges[at] has no space between two parts */
     TEXT_NO_PART,        /* merges[at]: a part, or what the parts make, is not a token */
     TEXT_LONG_TOKEN,     /* tokens[at] is longer than TOKEN_MAX */
+    TEXT_BAD_MAP,        /* charsmap has not the layout of one */
 } text_status;
 
 /* tokenizer.ggml.token_type */
@@ -32,14 +33,16 @@ enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER_DEFINE
 typedef enum text_model {
     MODEL_BPE,          /* byte-level byte-pair encoding: merges over bytes written as the printable characters of GPT-2 */
     MODEL_SPM,          /* SentencePiece BPE: merges over characters by score (or by a list), unknown characters as bytes */
+    MODEL_UNIGRAM,      /* SentencePiece unigram: the tokens with the highest sum of scores */
     MODEL_WORDPIECE,    /* BERT: longest match from the left, words begin with U+2581 */
 } text_model;
 
 enum { /* of text_spec.flags */
-    SPACE_PREFIX = 1,   /* MODEL_SPM: a space before every fragment */
+    SPACE_PREFIX = 1,   /* MODEL_SPM, MODEL_UNIGRAM: a space before every fragment */
     PREFIX_FIRST = 2,   /* ... only before one that begins the text */
     PREFIX_MISSING = 4, /* ... only where there is none yet */
-    COLLAPSE_SPACES = 8, /* MODEL_SPM: one space for several, none at the ends of a fragment */
+    COLLAPSE_SPACES = 8, /* ... one space for several, none at the ends of a fragment */
+    ANY_SPACE = 64,     /* ... every White_Space character is a space */
     LOWER_CASE = 16,    /* MODEL_WORDPIECE: small letters */
     STRIP_ACCENTS = 32, /* ... without accents */
 };
@@ -81,7 +84,9 @@ typedef struct text_spec {
     const text_bytes *tokens;   /* as in the file */
     const uint8_t *types;
     const uint8_t *strips;      /* or NULL */
-    const float *scores;        /* of MODEL_SPM without merges: finite; the highest merge comes first */
+    const float *scores;        /* of MODEL_SPM without merges and MODEL_UNIGRAM: finite; higher is better */
+    const uint8_t *charsmap;    /* of MODEL_SPM and MODEL_UNIGRAM: precompiled_charsmap */
+    size_t n_charsmap;          /* bytes; 0: none */
     const text_bytes *merges;   /* "left right", the first comes first */
     const text_pre *pre;        /* of MODEL_BPE */
     int nfc, ignore_merges;     /* as in text_pre, which only knows what is usual */

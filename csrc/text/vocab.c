@@ -162,13 +162,25 @@ static void find_single_bytes(text_vocab *v) {
         int32_t *have = &v->byte_id[v->stands[i].p[0]];
         if (v->types[i] == TOKEN_NORMAL || *have < 0 || v->types[*have] == TOKEN_BYTE) *have = (int32_t)i;
     }
+    v->byte_fallback = 1;
+    for (int i = 0; i < 256; i++)
+        if (v->byte_id[i] < 0) v->byte_fallback = 0;
 }
 
 static text_status prepare(text_vocab *v, const text_spec *spec, text_error *error) {
-    if (v->model == MODEL_WORDPIECE) return TEXT_OK;
-    if (v->model == MODEL_SPM) return spm_prepare(v, spec, error);
-    text_status status = merges_read(v, spec, error);
-    return status ? status : bpe_prepare(v);
+    text_status status = TEXT_OK;
+    switch (v->model) {
+    case MODEL_WORDPIECE: return TEXT_OK;
+    case MODEL_BPE:
+        status = merges_read(v, spec, error);
+        return status ? status : bpe_prepare(v);
+    case MODEL_SPM:
+    case MODEL_UNIGRAM:
+        status = charsmap_new(&v->charsmap, spec->charsmap, spec->n_charsmap);
+        if (status) return status;
+        return v->model == MODEL_SPM ? spm_prepare(v, spec, error) : unigram_prepare(v, spec, error);
+    }
+    return status;
 }
 
 text_status text_vocab_new(const text_spec *spec, text_vocab **out, text_error *error) {
@@ -216,6 +228,9 @@ void text_vocab_free(text_vocab *v) {
     free(v->by_name.entry);
     free(v->by_bytes.entry);
     trie_free(&v->specials);
+    trie_free(&v->pieces);
+    free(v->scores);
+    free(v->charsmap.bytes);
     merges_free(&v->merges);
     pthread_mutex_destroy(&v->lock);
     free(v);

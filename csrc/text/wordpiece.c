@@ -6,7 +6,7 @@
 #include "internal.h"
 #include "unicode.h"
 
-enum { WORD_MAX = 100, SPACE_BYTES = 3, WORD_ROOM = SPACE_BYTES + 4 * (WORD_MAX + 2) };
+enum { WORD_MAX = 100, WORD_ROOM = SPACE_BYTES + 4 * (WORD_MAX + 2) };
 
 /* blocks of ideographs as BERT has them: not those that Unicode added since */
 static int is_cjk(uint32_t cp) {
@@ -94,7 +94,7 @@ text_status wordpiece_encode(const text_vocab *v, text_work *work, const uint8_t
     work->word.n = 0;
     text_status status = buffer_room(&work->word, WORD_ROOM);
     if (status) return status;
-    memcpy(work->word.v, "\xe2\x96\x81", SPACE_BYTES);
+    memcpy(work->word.v, SPACE_MARK, SPACE_BYTES);
     work->word.n = SPACE_BYTES;
     for (int length; !status && p < end; p += length) {
         uint32_t cp = utf8_decode(p, &length);

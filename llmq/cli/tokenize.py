@@ -40,9 +40,15 @@ def run(args: argparse.Namespace) -> int:
     elif args.ids:
         sys.stdout.write(" ".join(map(str, ids)) + "\n")
     else:
-        shown = (repr(tokenizer.token_bytes(id).decode("utf-8", "backslashreplace")) for id in ids)
-        sys.stdout.writelines(f"{id:>7} {piece}\n" for id, piece in zip(ids, shown, strict=True))
+        sys.stdout.writelines(f"{id:>7} {_shown(tokenizer.token_bytes(id))}\n" for id in ids)
     return 0
+
+
+def _shown(piece: bytes) -> str:
+    try:
+        return repr(piece.decode())
+    except UnicodeDecodeError:  # part of a character
+        return repr(piece)
 
 
 def _standard_input() -> str:

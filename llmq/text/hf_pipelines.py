@@ -7,16 +7,19 @@ csrc/text/pre.c.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmq import _text
-from llmq.errors import UnsupportedError
+from llmq.errors import FormatError, UnsupportedError
 from llmq.formats.checkpoint import MetaValue
 
-__all__ = ["recognize_bpe", "recognize_spm", "recognize_wordpiece"]
+__all__ = ["recognize_bpe", "recognize_spm", "recognize_unigram", "recognize_wordpiece"]
 
 # Pre-tokenizers as their steps: "split BEHAVIOR REGEX", "bytes" (the byte alphabet alone), "gpt-2 words" (ByteLevel with its
 # built-in expression), "digits" and "digit runs". The expressions are compared as text, never compiled; several ways to write
@@ -134,6 +137,35 @@ def recognize_spm(source: Mapping[str, Any], model: Mapping[str, Any], *, path: 
     if found is None:
         raise _unknown("pre_tokenizer", source, path)
     return found
+
+
+def recognize_unigram(source: Mapping[str, Any], *, path: Path) -> dict[str, MetaValue]:
+    """T5 and its kin: a map of characters, then words with a space in front (of several spaces only one counts)."""
+    normalizer = source.get("normalizer")
+    sequence = isinstance(normalizer, dict) and normalizer.get("type") == "Sequence"
+    parts = (source["normalizer"].get("normalizers") or []) if sequence else [normalizer] if normalizer else []
+    charsmap = b""
+    collapse = {"type": "Replace", "pattern": {"Regex": " {2,}"}}
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") == "Precompiled" and isinstance(part.get("precompiled_charsmap"), str):
+            try:
+                charsmap = base64.b64decode(part["precompiled_charsmap"], validate=True)
+            except ValueError:
+                raise FormatError("precompiled_charsmap is no base64", path=path) from None
+        elif not isinstance(part, dict) or part | collapse != part or part.get("content") not in (" ", "\u2581"):
+            raise _unknown("normalizer", source, path)
+    steps = _pre_steps(source.get("pre_tokenizer"))
+    if steps not in (["WhitespaceSplit", "metaspace always words"], ["metaspace always words"]):
+        raise _unknown("pre_tokenizer", source, path)
+    metadata: dict[str, MetaValue] = {
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.ggml.remove_extra_whitespaces": True,
+    }
+    if len(steps) == 2:
+        metadata["tokenizer.llmq.any_space"] = True
+    if charsmap:
+        metadata["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(charsmap, np.uint8)
+    return metadata
 
 
 def recognize_wordpiece(source: Mapping[str, Any], model: Mapping[str, Any], *, path: Path) -> dict[str, MetaValue]:

@@ -17,7 +17,7 @@ import numpy as np
 from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue
 from llmq.text.hf_files import TokenizerFiles, read_json
-from llmq.text.hf_pipelines import recognize_bpe, recognize_spm, recognize_wordpiece
+from llmq.text.hf_pipelines import recognize_bpe, recognize_spm, recognize_unigram, recognize_wordpiece
 from llmq.text.sentencepiece import read_sentencepiece
 
 __all__ = ["file_metadata", "vocab_metadata"]
@@ -95,8 +95,10 @@ def _of_json(files: TokenizerFiles) -> _Vocab:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind == "WordPiece":
         return _wordpiece(files, model)
+    if kind == "Unigram":
+        return _unigram(files, model)
     if kind != "BPE":
-        raise UnsupportedError(f"tokenizer model {quoted(kind)}; supported: BPE, WordPiece", path=files.path)
+        raise UnsupportedError(f"tokenizer model {quoted(kind)}; supported: BPE, Unigram, WordPiece", path=files.path)
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise UnsupportedError(f"a BPE model with {key} {quoted(model[key])} is not supported", path=files.path)
@@ -159,19 +161,42 @@ def _wordpiece(files: TokenizerFiles, model: Mapping[str, Any]) -> _Vocab:
     return _Vocab(tokens, dict.fromkeys(tokens, _NORMAL), None, metadata)
 
 
+def _unigram(files: TokenizerFiles, model: Mapping[str, Any]) -> _Vocab:
+    """SentencePiece unigram written as tokenizer.json: [token, score] by id, and the map of characters in base64."""
+    metadata: dict[str, MetaValue] = {"tokenizer.ggml.model": "t5", "tokenizer.ggml.pre": "default"}
+    metadata |= recognize_unigram(files.source, path=files.path)
+    rows, unk = model.get("vocab"), model.get("unk_id")
+    if not isinstance(rows, list) or not rows:
+        raise files.error("the unigram model has no vocab")
+    for row in rows:
+        numbers = isinstance(row, list) and len(row) == 2 and isinstance(row[1], int | float) and not isinstance(row[1], bool)
+        if not numbers or not isinstance(row[0], str):
+            raise files.error(f"{quoted(row)} in the vocab is not a token and its score")
+    if type(unk) is not int or not 0 <= unk < len(rows):
+        raise files.error(f"unk_id {quoted(unk)} is no token")
+    tokens = {id: str(token) for id, (token, _) in enumerate(rows)}
+    fallback = bool(model.get("byte_fallback"))
+    types = {id: _BYTE if fallback and token in _BYTE_TOKENS else _NORMAL for id, token in tokens.items()}
+    types[unk] = _UNKNOWN
+    return _Vocab(tokens, types, {id: float(score) for id, (_, score) in enumerate(rows)}, metadata, None, {"unk": unk})
+
+
 def _of_sentencepiece(files: TokenizerFiles) -> _Vocab:
     model = read_sentencepiece(files.path)
-    if model.model_type != 2:
-        raise UnsupportedError(f"a SentencePiece model of type {model.model_type}; supported: 2 (BPE)", path=files.path)
-    if model.charsmap or model.suffix_spaces or not model.escape_whitespaces:
-        name = quoted(model.normalizer)
-        raise UnsupportedError(f"a SentencePiece BPE model with normalizer {name} is not supported", path=files.path)
+    if model.model_type not in (1, 2):
+        raise UnsupportedError(
+            f"a SentencePiece model of type {model.model_type}; supported: 1 (unigram), 2 (BPE)", path=files.path
+        )
+    if model.suffix_spaces or not model.escape_whitespaces:
+        raise UnsupportedError("a SentencePiece model that does not write spaces in front of words", path=files.path)
     metadata: dict[str, MetaValue] = {
-        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.model": "t5" if model.model_type == 1 else "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.add_space_prefix": model.add_dummy_prefix,
         "tokenizer.ggml.remove_extra_whitespaces": model.remove_extra_whitespaces,
     }
+    if model.charsmap:
+        metadata["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(model.charsmap, np.uint8)
     ids = {name: id for name, id in model.ids.items() if 0 <= id < len(model.pieces)}
     return _Vocab(
         dict(enumerate(model.pieces)), dict(enumerate(model.types)), dict(enumerate(model.scores)), metadata, None, ids

@@ -4,7 +4,7 @@ llmq writes, and reads, a few keys of its own where GGUF has none for what a Hug
 them: tokenizer.llmq.stop_token_ids (the end tokens of generation_config.json), .lstrip, .rstrip and .whole_word (ids of special
 tokens that take the white space beside them or stand only as words), .nfc and .ignore_merges (where they differ from what the
 pre-tokenizer's name says), .prefix_first and .prefix_missing (the space before a text: only at its beginning, only where there
-is none).
+is none), .any_space (all white space is a space).
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ __all__ = ["MODELS", "VocabMetadata"]
 
 log = logging.getLogger(__name__)
 
-MODELS = ("bert", "gpt2", "llama")
-"""Values of tokenizer.ggml.model: WordPiece, byte-level BPE, SentencePiece BPE."""
+MODELS = ("bert", "gpt2", "llama", "t5")
+"""Values of tokenizer.ggml.model: WordPiece, byte-level BPE, SentencePiece BPE, SentencePiece unigram."""
 
 _DEFAULT_IDS = {  # of files that do not say, as llama.cpp has them
     "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "t5": {"eos": 1, "unknown": 2, "padding": 0},
     "bert": {"bos": 101, "unknown": 100, "seperator": 102, "padding": 0},
 }
 _STRIPS = {"lstrip": 1, "rstrip": 2, "whole_word": 4}  # bits of text_spec.strips in csrc/text/text.h
@@ -47,7 +48,7 @@ class VocabMetadata:
             known = ", ".join(MODELS)
             raise UnsupportedError(f"tokenizer.ggml.model is {quoted(self.model)}; supported: {known}", path=path)
         self.pre = self._pre() if self.model == "gpt2" else ""
-        other = {"nfc": False, "ignore_merges": False, "add_bos": True, "add_sep": self.model == "bert"}
+        other = {"nfc": False, "ignore_merges": False, "add_bos": self.model != "t5", "add_sep": self.model == "bert"}
         self.usual = _text.pre_tokenizers().get(self.pre, other)
         self.tokens = self.strings("tokens")
         if not 1 <= len(self.tokens) <= 2**24:
@@ -96,6 +97,13 @@ class VocabMetadata:
         if bad.size:
             raise self.error(f"tokenizer.ggml.scores[{bad[0]}] is {result[bad[0]]}; expected a finite number")
         return result
+
+    def charsmap(self) -> bytes:
+        """tokenizer.ggml.precompiled_charsmap, empty when there is none."""
+        value = np.asarray(self.metadata.get("tokenizer.ggml.precompiled_charsmap", np.zeros(0, np.uint8)))
+        if value.ndim != 1 or value.dtype.kind not in "iu" or ((value < -128) | (value > 255)).any():
+            raise self.error("tokenizer.ggml.precompiled_charsmap must be bytes")
+        return value.astype(np.uint8).tobytes()
 
     def strips(self) -> npt.NDArray[np.uint8] | None:
         """What special tokens do with the text beside them, uint8 (n_tokens,), or None when none does anything."""

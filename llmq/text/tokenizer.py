@@ -20,7 +20,7 @@ __all__ = ["Tokenizer"]
 
 _HIDDEN = 1 << 2 | 1 << 3  # the token types that a text does not show: unknown and control
 _SPACE_PREFIX, _PREFIX_FIRST, _PREFIX_MISSING, _COLLAPSE_SPACES = 1, 2, 4, 8  # as in csrc/text/text.h
-_LOWER_CASE, _STRIP_ACCENTS = 16, 32
+_LOWER_CASE, _STRIP_ACCENTS, _ANY_SPACE = 16, 32, 64
 
 
 class Tokenizer:
@@ -44,11 +44,11 @@ class Tokenizer:
         types, ends = end_of_generation(read.tokens, read.types(), named)
         self.stop_ids = ends.union(read.ids("stop_token_ids"))
         self._types = types.tobytes()
-        bert, spm = self.model == "bert", self.model == "llama"
+        bert, spm = self.model == "bert", self.model in ("llama", "t5")
         self.add_bos = read.flag("ggml.add_bos_token", read.usual["add_bos"]) and self.bos_id is not None
-        self.add_eos = read.flag("ggml.add_eos_token", False) and self.eos_id is not None
+        self.add_eos = read.flag("ggml.add_eos_token", self.model == "t5") and self.eos_id is not None
         self.add_sep = read.flag("ggml.add_sep_token", read.usual["add_sep"]) and self.sep_id is not None
-        space_prefix = spm and read.flag("ggml.add_space_prefix", True)
+        space_prefix = spm and read.flag("ggml.add_space_prefix", self.model == "llama")
         self.leading_space = bert or space_prefix
         lower = bert and read.flag("ggml.normalizer.lowercase", True)
         chosen = {
@@ -56,10 +56,12 @@ class Tokenizer:
             _PREFIX_FIRST: read.flag("llmq.prefix_first", False),
             _PREFIX_MISSING: read.flag("llmq.prefix_missing", False),
             _COLLAPSE_SPACES: spm and read.flag("ggml.remove_extra_whitespaces", False),
+            _ANY_SPACE: read.flag("llmq.any_space", False),
             _LOWER_CASE: lower,
             _STRIP_ACCENTS: bert and read.flag("ggml.normalizer.strip_accents", lower),
         }
-        scores, merges = read.scores() if spm else None, [] if bert else read.strings("merges")
+        scores = read.scores() if spm else None
+        merges = read.strings("merges") if self.model in ("gpt2", "llama") else []
         if spm and scores is None and not merges:
             raise read.error("tokenizer.ggml.scores is missing: a SentencePiece vocabulary needs them")
         try:
@@ -69,6 +71,7 @@ class Tokenizer:
                 types,
                 strips=read.strips(),
                 scores=scores,
+                charsmap=read.charsmap() if spm else b"",
                 merges=merges,
                 pre=self.pre,
                 nfc=read.flag("llmq.nfc", read.usual["nfc"]),
