@@ -107,7 +107,8 @@ class Peer:
     """llama-cpp-python on the same file, in a process of its own. `python` is the interpreter it is installed for."""
 
     def __init__(self, model: str | os.PathLike[str], n_ctx: int, n_threads: int, python: str = sys.executable) -> None:
-        command = [python, os.fspath(PEER_SCRIPT), os.fspath(model), str(n_ctx), str(n_threads)]
+        # -I: not from the script's own folder, whose modules have names of the standard library (tokenize, inspect)
+        command = [python, "-I", os.fspath(PEER_SCRIPT), os.fspath(model), str(n_ctx), str(n_threads)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,22 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ratio_is_of_pairs() -> None:
     assert Measure("x", 1, [10.0, 1.0, 30.0], peer_rates=[5.0, 1.0, 10.0]).ratio == 2.0
     assert Measure("x", 1, [10.0]).ratio is None
+
+
+def test_peer_protocol(tmp_path: Path) -> None:
+    """The peer's side runs by an interpreter that knows nothing of llmq, with a stand-in for llama-cpp-python."""
+    (tmp_path / "llama_cpp.py").write_text(
+        "import tokenize\nassert hasattr(tokenize, 'TokenInfo')\n"
+        "class Llama:\n    def __init__(self, *a, **k): pass\n    def reset(self): pass\n    def eval(self, ids): assert ids\n"
+    )
+    python = tmp_path / "python"
+    start = "import sys, runpy; sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[3:]; "
+    start += "runpy.run_path(sys.argv[0], None, '__main__')"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -c "{start}" "{tmp_path}" "$@"\n')
+    python.chmod(0o755)
+    report = llmq.bench(MODEL, 8, 2, 1, peer_python=str(python))
+    assert [len(m.peer_rates) for m in report.measures] == [1, 1]
+    assert all(m.ratio is not None and m.ratio > 0 for m in report.measures)
 
 
 def test_refusals(tmp_path: Path) -> None:
