@@ -94,9 +94,9 @@ llmq_isa llmq_slot_level(int slot) {
 }
 
 int llmq_shape_of(const llmq_codec *c) {
-#define SHAPE(name, bits_, group_, off_, min, scales, book, block_)                                                              \
+#define SHAPE(name, bits_, group_, off_, min, scales, code, scale_, block_)                                                      \
     if (c->bits == (bits_) && c->group == (group_) && c->off == (off_) && c->has_min == (min) && c->has_scales == (scales) &&      \
-        (c->codebook != NULL) == (book) && c->block == (block_))                                                                 \
+        c->code_bits == (code) && c->scale == LLMQ_SCALE_##scale_ && c->block == (block_))                                       \
         return LLMQ_SHAPE_##name;
 #include "shapes.def"
 #undef SHAPE

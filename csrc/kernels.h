@@ -14,13 +14,14 @@
 
 enum { LLMQ_PLANE_LO, LLMQ_PLANE_HI, LLMQ_PLANE_SC, LLMQ_PLANE_M, LLMQ_PLANE_D, LLMQ_PLANE_DMIN };
 
-/* bits of q in the lo and in the hi plane; the nibbles of a codebook type stay nibbles */
-static inline int llmq_lo_bits(int bits, int book) {
-    return book ? 4 : bits == 3 ? 2 : bits == 5 || bits == 6 ? 4 : bits;
-}
-static inline int llmq_hi_bits(int bits, int book) {
-    return book ? 0 : bits - llmq_lo_bits(bits, 0);
-}
+/* What is stored of a weight: its place in the codebook, or q. `stored` bits of it stand in the lo and in the hi plane. */
+static inline int llmq_stored_bits(const llmq_codec *codec) { return codec->codebook ? codec->code_bits : codec->bits; }
+static inline int llmq_lo_bits(int stored) { return stored == 3 ? 2 : stored == 5 || stored == 6 ? 4 : stored; }
+static inline int llmq_hi_bits(int stored) { return stored - llmq_lo_bits(stored); }
+
+/* The d plane: bytes of a scale of that kind, and scale number i. */
+static inline int llmq_scale_bytes(int scale) { return scale == LLMQ_SCALE_F16 ? 2 : scale == LLMQ_SCALE_F32 ? 4 : 1; }
+float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i);
 
 /* ---- activations -------------------------------------------------------------------------------------------------------- */
 

@@ -47,13 +47,22 @@ typedef struct llmq_levels {
     float d, dmin;
 } llmq_levels;
 
+/* How the packed form holds d, so that it is exact (pack.c). */
+enum llmq_scale {
+    LLMQ_SCALE_F16,                 /* binary16 */
+    LLMQ_SCALE_F32,                 /* float32, for scales that are not binary16 numbers */
+    LLMQ_SCALE_E8M0,                /* powers of two from 2^-128 to 2^127, one byte each */
+};
+
 typedef struct llmq_codec {
     int32_t type;                   /* id in the file */
     const char *name;
     int32_t block, bytes;           /* weights and bytes per block */
-    int32_t bits, group, off;       /* of llmq_levels; bits is the width of q (8 after a codebook); 0 for float types */
+    int32_t bits, group, off;       /* of llmq_levels; bits is the width of q, 0 for float types; 2 off <= 2^bits */
     int32_t has_min, has_scales;    /* m/dmin used; sc/m differ between groups (the 256-weight types) */
-    const int8_t *codebook;         /* 16 ascending levels, some perhaps equal: q = codebook[place] + 128, off = 128; else NULL */
+    int32_t scale;                  /* enum llmq_scale */
+    int32_t code_bits;              /* 1 to 4: q - off is one of the 2^code_bits levels at the start of codebook; 0: any q */
+    const int8_t *codebook;         /* 16 numbers (those behind the levels are not used), some levels perhaps equal; or NULL */
     /* n weights, n % block == 0; any alignment; src and dst must not overlap */
     void (*dequantize)(const void *src, float *dst, int64_t n);
     /* weight: n importances >= 0, or NULL. LLMQ_ERR_NONFINITE leaves dst unspecified. Deterministic. */

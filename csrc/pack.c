@@ -11,14 +11,15 @@
  *     hi    the same for the bits above: 1 bit (3- and 5-bit types: 8 quads a word) or 2 bits (6-bit types)
  *     sc    int8   [k/group][16]     types whose groups have scales of their own
  *     m     uint8  [k/group][16]     those with minima
- *     d     binary16 [k/block][16]
+ *     d     [k/block][16]            binary16, or what the codec's enum llmq_scale says
  *     dmin  binary16 [k/block][16]   types with a minimum
  *
- * 8-bit types are stored signed (q - 128). Codebook types keep their nibbles in lo; kernels look them up. Float types have one plane:
- * F32 float [k][16]; F16 and BF16 [(k+1)/2][16][2], the order that VDPBF16PS and TDPBF16PS take; an odd k ends with zeros.
+ * 8-bit types are stored signed (q - 128). Codebook types have code_bits of the place in the codebook instead of q; kernels look it up.
+ * Float types have one plane: F32 float [k][16]; F16 and BF16 [(k+1)/2][16][2], the order that VDPBF16PS and TDPBF16PS take; an odd k
+ * ends with zeros.
  *
- * Everything is read through llmq_codec's levels, so that a new type needs no code here. d and dmin must be exact in binary16, as they
- * are in every type with a scale of that kind. */
+ * Everything is read through llmq_codec's levels, so that a new type needs no code here. d must be exact as the codec's llmq_scale
+ * says, dmin in binary16. */
 #include <string.h>
 
 #include "formats/half.h"
@@ -38,12 +39,12 @@ llmq_status llmq_pack_plan(llmq_packed *w, int32_t type, int64_t n, int64_t k, i
     if (codec->bits == 0) {
         bytes[LLMQ_PLANE_LO] = type == LLMQ_F32 ? k * 64 : (k + 1) / 2 * 64;
     } else {
-        const int book = codec->codebook != NULL;
-        bytes[LLMQ_PLANE_LO] = k * 2 * llmq_lo_bits(codec->bits, book);
-        bytes[LLMQ_PLANE_HI] = k * 2 * llmq_hi_bits(codec->bits, book);
+        const int stored = llmq_stored_bits(codec);
+        bytes[LLMQ_PLANE_LO] = k * 2 * llmq_lo_bits(stored);
+        bytes[LLMQ_PLANE_HI] = k * 2 * llmq_hi_bits(stored);
         bytes[LLMQ_PLANE_SC] = codec->has_scales ? k / codec->group * 16 : 0;
         bytes[LLMQ_PLANE_M] = codec->has_scales && codec->has_min ? k / codec->group * 16 : 0;
-        bytes[LLMQ_PLANE_D] = k / codec->block * 32;
+        bytes[LLMQ_PLANE_D] = k / codec->block * LLMQ_STRIP * llmq_scale_bytes(codec->scale);
         bytes[LLMQ_PLANE_DMIN] = codec->has_min ? k / codec->block * 32 : 0;
     }
     for (int p = 0; p < LLMQ_MAX_PLANES; p++) {
@@ -77,20 +78,41 @@ static uint32_t part(const uint8_t *plane, int64_t quad, int r, int bits) {
     return load_u32(plane + (quad / per * LLMQ_STRIP + r) * 4) >> (quad % per * bits) & mask;
 }
 
-static void nibbles_of_levels(const llmq_codec *codec, uint8_t *q) {
-    uint8_t nibble[256] = {0};
-    for (int i = 0; i < 16; i++) nibble[codec->codebook[i] + 128] = (uint8_t)i;
-    for (int i = 0; i < codec->block; i++) q[i] = nibble[q[i]];
+static void places_of_levels(const llmq_codec *codec, uint8_t *q) {
+    uint8_t place[256] = {0};
+    for (int i = 0; i < 1 << codec->code_bits; i++) place[codec->codebook[i] + codec->off] = (uint8_t)i;
+    for (int i = 0; i < codec->block; i++) q[i] = place[q[i]];
+}
+
+/* ---- scales ------------------------------------------------------------------------------------------------------------- */
+
+float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i) {
+    uint16_t h;
+    float d;
+    if (scale == LLMQ_SCALE_E8M0) return llmq_e8m0_to_f32(plane[i]);
+    if (scale == LLMQ_SCALE_F32) {
+        memcpy(&d, plane + 4 * i, 4);
+        return d;
+    }
+    memcpy(&h, plane + 2 * i, 2);
+    return llmq_f16_to_f32(h);
+}
+
+static void put_scale(uint8_t *plane, int scale, int64_t i, float d) {
+    const uint16_t h = llmq_f32_to_f16(d);
+    if (scale == LLMQ_SCALE_E8M0) plane[i] = llmq_f32_to_e8m0(d);
+    else if (scale == LLMQ_SCALE_F32) memcpy(plane + 4 * i, &d, 4);
+    else memcpy(plane + 2 * i, &h, 2);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------------------------ */
 
 static void pack_block(const llmq_packed *w, const llmq_codec *codec, uint8_t *strip, int64_t block, int r, llmq_levels *level) {
-    const int book = codec->codebook != NULL;
-    const int lo = llmq_lo_bits(codec->bits, book), hi = llmq_hi_bits(codec->bits, book), groups = codec->block / codec->group;
+    const int stored = llmq_stored_bits(codec), lo = llmq_lo_bits(stored), hi = llmq_hi_bits(stored);
+    const int groups = codec->block / codec->group;
     const int64_t quad = block * (codec->block / 4);
     uint8_t *at = strip + w->plane[LLMQ_PLANE_LO] + (quad / (8 / lo) * LLMQ_STRIP + r) * 4;
-    if (book) nibbles_of_levels(codec, level->q);
+    if (codec->codebook) places_of_levels(codec, level->q);
     for (int i = 0; i < codec->block; i += 32 / lo, at += LLMQ_STRIP * 4) {
         const uint32_t word = join(level->q + i, lo, 0) ^ (lo == 8 ? 0x80808080u : 0);
         memcpy(at, &word, 4);
@@ -109,10 +131,8 @@ static void pack_block(const llmq_packed *w, const llmq_codec *codec, uint8_t *s
             if (codec->has_min) strip[w->plane[LLMQ_PLANE_M] + i] = level->m[g];
         }
     }
-    const uint16_t d = llmq_f32_to_f16(level->d), dmin = llmq_f32_to_f16(level->dmin);
-    const int64_t i = (block * LLMQ_STRIP + r) * 2;
-    memcpy(strip + w->plane[LLMQ_PLANE_D] + i, &d, 2);
-    if (codec->has_min) memcpy(strip + w->plane[LLMQ_PLANE_DMIN] + i, &dmin, 2);
+    put_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, block * LLMQ_STRIP + r, level->d);
+    if (codec->has_min) put_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, block * LLMQ_STRIP + r, level->dmin);
 }
 
 static void pack_strip(const llmq_packed *w, const llmq_codec *codec, uint8_t *strip, const uint8_t *rows, int count) {
@@ -149,12 +169,6 @@ void llmq_pack(const llmq_packed *w, const void *rows, int tid, int nth) {
 
 /* ---- and back ----------------------------------------------------------------------------------------------------------- */
 
-static float load_f16(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return llmq_f16_to_f32(h);
-}
-
 static void float_row(const llmq_packed *w, const uint8_t *strip, int r, float *dst) {
     for (int64_t i = 0; i < w->k; i++) {
         uint16_t h;
@@ -170,24 +184,23 @@ static void float_row(const llmq_packed *w, const uint8_t *strip, int r, float *
 void llmq_packed_row(const llmq_packed *w, int64_t expert, int64_t row, float *dst) {
     const llmq_codec *codec = llmq_codec_of(w->type);
     const uint8_t *strip = w->data + (expert * w->strips + row / LLMQ_STRIP) * w->strip_bytes;
-    const int r = (int)(row % LLMQ_STRIP), book = codec->codebook != NULL;
+    const int r = (int)(row % LLMQ_STRIP), stored = llmq_stored_bits(codec), lo = llmq_lo_bits(stored), hi = llmq_hi_bits(stored);
     if (codec->bits == 0) {
         float_row(w, strip, r, dst);
         return;
     }
-    const int lo = llmq_lo_bits(codec->bits, book), hi = llmq_hi_bits(codec->bits, book);
     for (int64_t i = 0; i < w->k; i++) {
         const int64_t b = i / codec->block, g = i / codec->group, quad = i / 4;
         uint32_t q = part(strip + w->plane[LLMQ_PLANE_LO], quad, r, lo);
         if (hi) q |= part(strip + w->plane[LLMQ_PLANE_HI], quad, r, hi) << lo;
-        const int stored = (int)(q >> (i % 4 * 8) & 255);
-        const int level = book ? codec->codebook[stored] : codec->bits == 8 ? (int8_t)stored : stored - codec->off;
-        const float d = load_f16(strip + w->plane[LLMQ_PLANE_D] + (b * LLMQ_STRIP + r) * 2);
+        const int place = (int)(q >> (i % 4 * 8) & 255);
+        const int level = codec->codebook ? codec->codebook[place] : codec->bits == 8 ? (int8_t)place : place - codec->off;
+        const float d = llmq_plane_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, b * LLMQ_STRIP + r);
         const int sc = codec->has_scales ? (int8_t)strip[w->plane[LLMQ_PLANE_SC] + g * LLMQ_STRIP + r] : 1;
         float value = d * (float)sc * (float)level;
         if (codec->has_min) {
             const int m = codec->has_scales ? strip[w->plane[LLMQ_PLANE_M] + g * LLMQ_STRIP + r] : 1;
-            value -= load_f16(strip + w->plane[LLMQ_PLANE_DMIN] + (b * LLMQ_STRIP + r) * 2) * (float)m;
+            value -= llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, b * LLMQ_STRIP + r) * (float)m;
         }
         dst[i] = value;
     }

@@ -55,4 +55,15 @@ static inline uint16_t llmq_f32_to_f16_finite(float x) {
     return (h & 0x7fff) == 0x7c00 ? (uint16_t)((h & 0x8000) | 0x7bff) : h;
 }
 
+/* E8M0, the exponents of OCP microscaling, halved: 2^(e - 128). The least two are not normal float32 numbers. */
+static inline float llmq_e8m0_to_f32(uint8_t e) {
+    return llmq_bits_f32(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+/* Of such a number. */
+static inline uint8_t llmq_f32_to_e8m0(float x) {
+    const uint32_t u = llmq_f32_bits(x);
+    return (uint8_t)(u < 0x00800000u ? u >> 22 : (u >> 23) + 1);
+}
+
 #endif

@@ -43,6 +43,6 @@ static int iq4_nl_check(const void *src, int64_t n) {
 }
 
 const llmq_codec llmq_codec_IQ4_NL = {
-    LLMQ_CODEC(IQ4_NL), .bits = 8, .group = 32, .off = 128, .codebook = llmq_iq4_levels,
+    LLMQ_CODEC(IQ4_NL), .bits = 8, .group = 32, .off = 128, .code_bits = 4, .codebook = llmq_iq4_levels,
     .dequantize = iq4_nl_dequantize, .quantize = iq4_nl_quantize, .levels = iq4_nl_levels, .check = iq4_nl_check,
 };

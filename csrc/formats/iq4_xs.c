@@ -59,6 +59,6 @@ static int iq4_xs_check(const void *src, int64_t n) {
 }
 
 const llmq_codec llmq_codec_IQ4_XS = {
-    LLMQ_CODEC(IQ4_XS), .bits = 8, .group = 32, .off = 128, .has_scales = 1, .codebook = llmq_iq4_levels,
+    LLMQ_CODEC(IQ4_XS), .bits = 8, .group = 32, .off = 128, .has_scales = 1, .code_bits = 4, .codebook = llmq_iq4_levels,
     .dequantize = iq4_xs_dequantize, .quantize = iq4_xs_quantize, .levels = iq4_xs_levels, .check = iq4_xs_check,
 };

@@ -60,11 +60,10 @@ V_INLINE void put_pair(uint8_t *to, vf first, vf second) {
 
 /* Run s of a strip of quantized weights: w = q * (d * sc) - (off * d * sc + dmin * m). */
 V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *strip, int64_t s, uint8_t *tile) {
-    vi table = v_zero(), q[8][VECTORS];
-    if (f.book) table = v_xor(v_table(llmq_codec_of(w->type)->codebook), v_bytes(V_WIDE_XOR));
-    fetch(f, w, strip, s, 0, table, q);
+    vi q[8][VECTORS];
+    fetch(f, w, strip, s, 0, book_table(f, w), q);
     const int64_t block = s * RUN / f.block;
-    const vf d = v_halves(strip + w->plane[LLMQ_PLANE_D] + block * 32);
+    const vf d = block_scale(f, w, strip, block, 0);
 #pragma GCC unroll 2
     for (int part = 0; part < RUN / f.group; part++) {
         const int64_t group = (s * (RUN / f.group) + part) * LLMQ_STRIP;
@@ -93,10 +92,11 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *stri
     }
 }
 
-#define SHAPE(name, bits, group, off, min, scales, book, block)                                                                    \
+#define SHAPE(name, bits, group, off, min, scales, code, scale, block)                                                             \
     static void panel_##name(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t runs, uint8_t *panel) {             \
         for (int64_t i = 0; i < runs; i++)                                                                                       \
-            run_quant((shape){bits, group, off, min, scales, book, block}, w, strip, first + i, panel + i * TILE);                 \
+            run_quant((shape){bits, group, off, min, scales, code, LLMQ_SCALE_##scale, block}, w, strip, first + i,                \
+                      panel + i * TILE);                                                                                        \
     }
 #include "shapes.def"
 #undef SHAPE

@@ -40,7 +40,7 @@ static inline uint32_t load_u32(const uint8_t *p) {
 
 /* Columns [k0, k0 + kc) of a strip as signed levels, panel[16][KC]. */
 static void unpack(const llmq_packed *w, const llmq_codec *codec, const uint8_t *strip, int64_t k0, int64_t kc, int8_t *panel) {
-    const int book = codec->codebook != NULL, lo = llmq_lo_bits(codec->bits, book), hi = llmq_hi_bits(codec->bits, book);
+    const int stored = llmq_stored_bits(codec), lo = llmq_lo_bits(stored), hi = llmq_hi_bits(stored);
     const uint8_t *lows = strip + w->plane[LLMQ_PLANE_LO], *highs = strip + w->plane[LLMQ_PLANE_HI];
     const uint32_t lo_mask = 0x01010101u * (uint32_t)((1 << lo) - 1), hi_mask = 0x01010101u * (uint32_t)((1 << hi) - 1);
     for (int64_t quad = k0 / 4; quad < (k0 + kc) / 4; quad++) {
@@ -48,8 +48,8 @@ static void unpack(const llmq_packed *w, const llmq_codec *codec, const uint8_t 
             uint32_t q = load_u32(lows + (quad / (8 / lo) * LLMQ_STRIP + r) * 4) >> (quad % (8 / lo) * lo) & lo_mask;
             if (hi) q |= (load_u32(highs + (quad / (8 / hi) * LLMQ_STRIP + r) * 4) >> (quad % (8 / hi) * hi) & hi_mask) << lo;
             for (int j = 0; j < 4; j++) {
-                const int stored = (int)(q >> (8 * j) & 255);
-                const int level = book ? codec->codebook[stored] : lo == 8 ? stored : stored - codec->off;
+                const int place = (int)(q >> (8 * j) & 255);
+                const int level = codec->codebook ? codec->codebook[place] : lo == 8 ? place : place - codec->off;
                 panel[r * LLMQ_KC + quad * 4 - k0 + j] = (int8_t)level;
             }
         }
@@ -64,7 +64,7 @@ static float block_dot(const llmq_packed *w, const llmq_codec *codec, const uint
     const int16_t *sum = (const int16_t *)(const void *)(x + llmq_x8_sum(w->k)) + at / 16 * 2;
     const int8_t *sc = (const int8_t *)strip + w->plane[LLMQ_PLANE_SC] + at / codec->group * LLMQ_STRIP + r;
     const uint8_t *m = strip + w->plane[LLMQ_PLANE_M] + at / codec->group * LLMQ_STRIP + r;
-    const int64_t number = (at / codec->block * LLMQ_STRIP + r) * 2;
+    const int64_t number = at / codec->block * LLMQ_STRIP + r;
     float acc = 0, accm = 0;
     for (int i = 0; i < codec->block; i += 32) {
         int32_t whole = 0, least = 0;
@@ -78,12 +78,9 @@ static float block_dot(const llmq_packed *w, const llmq_codec *codec, const uint
         acc += dx[i / 32] * (float)whole;
         accm += dx[i / 32] * (float)least;
     }
-    uint16_t d, dmin;
-    memcpy(&d, strip + w->plane[LLMQ_PLANE_D] + number, 2);
-    const float t = llmq_f16_to_f32(d) * acc;
+    const float t = llmq_plane_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, number) * acc;
     if (!codec->has_min) return t;
-    memcpy(&dmin, strip + w->plane[LLMQ_PLANE_DMIN] + number, 2);
-    return t - llmq_f16_to_f32(dmin) * accm;
+    return t - llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, number) * accm;
 }
 
 static void mm_quant(const llmq_packed *w, const uint8_t *strip, const uint8_t *x, int64_t m, uint8_t *panel, float *out) {

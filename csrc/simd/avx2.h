@@ -76,6 +76,11 @@ V_INLINE vf v_fmul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 V_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 V_INLINE vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
 V_INLINE vf v_halves(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+/* E8M0: 2^(byte - 128). 2^-127 is not a normal number, but half of one that is, and 2^-128 is half of 2^-127. */
+V_INLINE vf v_powers(const void *p) {
+    const vi twice = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), 23);
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_max_epi32(twice, _mm256_set1_epi32(0x00400000))), _mm256_set1_ps(0.5f));
+}
 
 /* [8 rows][2 columns] of 16-bit floats -> the first and the second column */
 V_INLINE void v_pair_bf16(const void *p, vf column[2]) {
