@@ -144,10 +144,10 @@ def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int, head_dim: in
         out[f"{prefix}rope.scaling.original_context_length"] = original
         # config.json gives the whole factor of cos and sin, GGUF what it is beyond YaRN's own.
         if rope.has("attention_factor"):
-            out[f"{prefix}rope.scaling.yarn_attn_factor"] = rope.number("attention_factor") / yarn_scale(factor)
+            out[f"{prefix}rope.scaling.attn_factor"] = rope.number("attention_factor") / yarn_scale(factor)
         elif rope.has("mscale") and rope.has("mscale_all_dim"):
             whole = yarn_scale(factor, rope.number("mscale")) / yarn_scale(factor, rope.number("mscale_all_dim"))
-            out[f"{prefix}rope.scaling.yarn_attn_factor"] = whole / yarn_scale(factor)
+            out[f"{prefix}rope.scaling.attn_factor"] = whole / yarn_scale(factor)
         for name in ("beta_fast", "beta_slow"):
             if rope.has(name):
                 out[f"{prefix}rope.scaling.yarn_{name}"] = rope.number(name)

@@ -130,6 +130,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3TextConfig",
         {"head_dim": 16, "sliding_window": 9, "num_key_value_heads": 4, "tie_word_embeddings": True},
     ),
+    # what llama.cpp can say of them: the scale of the heads, the pattern and the bases of the released models
+    "gemma2-usual": (
+        "Gemma2Config",
+        {"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 24, "tie_word_embeddings": True},
+    ),
+    "gemma3-usual": (
+        "Gemma3TextConfig",
+        {
+            "num_hidden_layers": 7,
+            "head_dim": 24,
+            "sliding_window": 7,
+            "query_pre_attn_scalar": 24,
+            "tie_word_embeddings": True,
+        },
+    ),
     "phi": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
     "phi-gqa": ("PhiConfig", {"hidden_size": 80, "partial_rotary_factor": 0.4}),
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 64, "tie_word_embeddings": True}),

@@ -1,0 +1,110 @@
+/* kernels.c: every level of this build and CPU against the scalar one, without Python; for targets that only an emulator runs
+ * (make check-all: aarch64). The quantized matmul must have the same bits, everything else the same values within float rounding.
+ * Prints the level and the number of comparisons; the exit status is 1 after a difference. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+static const int32_t types[] = {
+#define TYPE(name, id, block, bytes) id,
+#include "types.def"
+#undef TYPE
+};
+enum { TYPES = sizeof types / sizeof *types, MOST = 40, WIDE = 1024 };
+
+static uint64_t state = 88172645463325252u; /* xorshift64 (Marsaglia 2003) */
+static float uniform(void) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (float)(int32_t)(state >> 32) * 0x1p-31f;
+}
+
+static int compared, wrong;
+
+static void check(const char *what, const float *got, const float *want, int64_t n, float tolerance) {
+    compared++;
+    for (int64_t i = 0; i < n; i++) {
+        const int same = memcmp(got + i, want + i, sizeof *got) == 0;
+        if (same || fabsf(got[i] - want[i]) <= tolerance * (1 + fabsf(want[i]))) continue;
+        printf("%s: element %lld is %.9g, expected %.9g\n", what, (long long)i, (double)got[i], (double)want[i]);
+        wrong++;
+        return;
+    }
+}
+
+static void *memory(int64_t bytes) {
+    void *p = aligned_alloc(64, (size_t)((bytes + 63) & -64));
+    if (p == NULL) exit(2);
+    return p;
+}
+
+static void multiply(const llmq_packed *w, const float *x, int64_t m, float *out) {
+    uint8_t *scratch = memory(llmq_matmul_scratch(w, m, 1) + 64);
+    int64_t next = 0;
+    llmq_matmul_prepare(w, x, m, w->k, scratch, 0, 1);
+    llmq_matmul_run(w, 0, NULL, x, m, w->k, scratch, out, w->n, &next, 0, 1);
+    free(scratch);
+}
+
+/* n rows of k weights times m rows of x, at both levels */
+static void matmul(int32_t type, llmq_isa level, int64_t n, int64_t k, int64_t m) {
+    const llmq_codec *codec = llmq_codec_of(type);
+    llmq_packed w;
+    float *weights = memory(n * k * 4), *x = memory(m * k * 4), *got = memory(m * n * 4), *want = memory(m * n * 4);
+    uint8_t *rows = memory(n * (k / codec->block) * codec->bytes);
+    for (int64_t i = 0; i < n * k; i++) weights[i] = uniform();
+    for (int64_t i = 0; i < m * k; i++) x[i] = uniform() * (float)(1 + i % 7);
+    if (codec->quantize(weights, rows, n * k, NULL) != LLMQ_OK || llmq_pack_plan(&w, type, n, k, 1) != LLMQ_OK) exit(2);
+    w.data = memory(w.strips * w.strip_bytes);
+    llmq_pack(&w, rows, 0, 1);
+    llmq_isa_use(LLMQ_ISA_SCALAR);
+    multiply(&w, x, m, want);
+    llmq_isa_use(level);
+    multiply(&w, x, m, got);
+    const int tiles = llmq_kernels_used()->tiles_mm != NULL && m >= 32;
+    check(codec->name, got, want, m * n, tiles ? 0.02f * sqrtf((float)k) : codec->bits ? 0 : 1e-4f);
+    free(weights), free(x), free(got), free(want), free(rows), free(w.data);
+}
+
+/* the ops of rows, with a length that ends in the middle of a vector */
+static void rows(const llmq_kernels *k, float out[10][MOST * 4], const float *a, const float *b) {
+    const int64_t n = MOST * 4 - 3;
+    k->rmsnorm(out[0], a, b, n, 1e-5f);
+    k->layernorm(out[1], a, b, a, n, 1e-5f);
+    k->rope(out[2], a, b, 2, 64, 48, 1);
+    k->softcap(out[3], a, n, 3);
+    for (int act = 0; act < 6; act++) k->glu(out[4 + act], a, b, n, act);
+}
+
+static void ops(llmq_isa level) {
+    static float a[MOST * 4], b[MOST * 4], got[10][MOST * 4], want[10][MOST * 4];
+    for (int i = 0; i < MOST * 4; i++) {
+        a[i] = uniform() * 9;
+        b[i] = uniform();
+    }
+    llmq_isa_use(LLMQ_ISA_SCALAR);
+    rows(llmq_kernels_used(), want, a, b);
+    llmq_isa_use(level);
+    rows(llmq_kernels_used(), got, a, b);
+    check("ops", got[0], want[0], sizeof got / sizeof(float), 1e-5f);
+}
+
+int main(void) {
+    static const int64_t tokens[] = {1, 2, 3, 5, 8, 13, 33};
+    int levels = 0;
+    for (int level = LLMQ_ISA_SCALAR + 1; level < LLMQ_ISA_COUNT; level++) {
+        if (!llmq_isa_offered((llmq_isa)level)) continue;
+        levels++;
+        for (int t = 0; t < TYPES; t++)
+            for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+                matmul(types[t], (llmq_isa)level, 16 + (int64_t)i * 5, i % 2 ? WIDE + 256 : 256, tokens[i]);
+        ops((llmq_isa)level);
+        printf("%s: %d comparisons, %d wrong\n", llmq_isa_name((llmq_isa)level), compared, wrong);
+    }
+    if (levels == 0) printf("no level above scalar\n");
+    return wrong != 0 || levels == 0;
+}
