@@ -14,8 +14,8 @@ import numpy as np
 from llmq.errors import printable, quoted
 from llmq.formats import open_unchecked
 from llmq.formats.checkpoint import MetaValue
-from llmq.formats.safetensors import open_safetensors
 from llmq.formats.values import show_type, type_of_value
+from llmq.formats.weights import open_weights, weights_format
 from llmq.quant.recipes import RECIPES
 
 __all__ = ["Inspection", "TensorRow", "inspect"]
@@ -37,7 +37,8 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`format` is "GGUF", "safetensors" or "Hugging Face folder"; `types` names the type of each metadata value."""
+    """`format` is "GGUF", "safetensors", "PyTorch checkpoint" or "Hugging Face folder"; `types` names the type of each
+    metadata value."""
 
     path: str
     format: str
@@ -99,14 +100,15 @@ class Inspection:
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
-    """Look into a GGUF file (a model, a vocabulary, an adapter, an importance matrix), a safetensors file, or a Hugging Face
-    folder (as the GGUF that would be written from it). Raises ModelFileError and OSError."""
+    """Look into a GGUF file (a model, a vocabulary, an adapter, an importance matrix), a safetensors file, a PyTorch
+    checkpoint, or a Hugging Face folder (as the GGUF that would be written from it). Raises ModelFileError and OSError."""
     given = Path(path)
-    if given.suffix == ".safetensors" and not given.is_dir():
-        source, stored, notes = open_safetensors(given)
+    alone = None if given.is_dir() else weights_format(given)
+    if alone:
+        source, stored, notes = open_weights(given)
         source.close()
-        rows = tuple(TensorRow(t.name, t.shape, t.dtype, t.nbytes, t.offset) for t in stored.values())
-        return Inspection(str(path), "safetensors", dict(notes), dict.fromkeys(notes, "str"), rows)
+        rows = tuple(TensorRow(t.name, t.shape, t.dtype, t.size * t.item, t.offset) for t in stored.values())
+        return Inspection(str(path), alone, dict(notes), dict.fromkeys(notes, "str"), rows)
     with open_unchecked(given) as model:
         rows = tuple(TensorRow(t.name, t.shape, t.type.name, t.nbytes, t.offset) for t in model.tensors.values())
         architecture = model.metadata.get("general.architecture")

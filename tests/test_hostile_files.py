@@ -142,7 +142,7 @@ GGUF_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "removed type": (with_tensor(tensor("t", (32,), 4)), FormatError, "type id 4, which was removed"),
     "unknown type": (with_tensor(tensor("t", (32,), 999)), FormatError, "unknown type id 999"),
     "unsupported type": (with_tensor(tensor("t", (32,), 26)), UnsupportedError, "is I32; llmq reads F32"),
-    "empty tensor name": (with_tensor(tensor("", (8,))), FormatError, "empty name"),
+    "empty tensor name": (with_tensor(tensor("", (8,))), FormatError, "the name of tensor 0 of 1 is empty"),
     "tensor name of 64": (with_tensor(tensor("n" * 64, (8,))), LimitError, "64 bytes; at most 63"),
     "tensor twice": (with_tensor(tensor("t", (8,)), tensor("t", (8,), 0, 32)), FormatError, "'t' appears twice"),
     "offset overlaps": (with_tensor(tensor("t", (8,)), tensor("u", (8,), 0, 0)), FormatError, "'u' is announced at offset 0"),

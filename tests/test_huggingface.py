@@ -179,7 +179,10 @@ def test_refused_tensors_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="is I8"):
         open_checkpoint(folder(tmp_path / "m", weights() | {"lm_head.weight": np.zeros((32, 64), np.int8)}))
     (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
-    with pytest.raises(FormatError, match=r"found \['pytorch_model.bin'\]"):
+    with pytest.raises(FormatError, match="expected a PyTorch checkpoint, found a file that begins with"):
+        open_checkpoint(tmp_path / "m")
+    (tmp_path / "m" / "pytorch_model.bin").rename(tmp_path / "m" / "weights.bin")
+    with pytest.raises(FormatError, match=r"found \['weights.bin'\]"):
         open_checkpoint(tmp_path / "m")
     with pytest.raises(UnsupportedError, match="give the folder"):
         open_checkpoint(STORYTELLER / "model.safetensors")

@@ -1,6 +1,7 @@
 """Show what a model file holds: its metadata and a table of its tensors.
 
-Reads GGUF files (models, vocabularies, adapters, importance matrices), safetensors files and Hugging Face folders.
+Reads GGUF files (models, vocabularies, adapters, importance matrices), safetensors files, PyTorch checkpoints and Hugging Face
+folders.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a GGUF or safetensors file, or a Hugging Face folder")
+    parser.add_argument("file", metavar="FILE", help="a GGUF, safetensors or PyTorch file, or a Hugging Face folder")
 
 
 def run(args: argparse.Namespace) -> int:

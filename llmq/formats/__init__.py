@@ -10,6 +10,7 @@ from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.formats.gguf_reader import read_gguf
 from llmq.formats.huggingface import is_folder, open_folder
 from llmq.formats.rules import check_model
+from llmq.formats.weights import weights_format
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_unchecked"]
 
@@ -36,7 +37,7 @@ def open_unchecked(path: Path) -> Checkpoint:
         files = sorted(p.name for p in path.iterdir() if p.suffix == ".gguf")
         hint = f"; it holds {files[0]!r}: give that file" if files else ""
         raise FormatError(f"this folder has no config.json, so it is no Hugging Face model{hint}", path=path)
-    if path.suffix == ".safetensors" and path.is_file():
+    if path.is_file() and weights_format(path):
         if is_folder(path.parent):
             raise UnsupportedError(f"weights alone are no model; give the folder: {path.parent}", path=path)
         raise UnsupportedError(

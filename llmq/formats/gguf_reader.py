@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Container
 from functools import partial
 
 import numpy as np
@@ -97,12 +98,7 @@ def _metadata(cursor: Cursor, n_kv: int) -> tuple[dict[str, MetaValue], dict[str
     types: dict[str, int] = {}
     where: dict[str, tuple[int, ValueType, bool]] = {}
     for i in range(n_kv):
-        at = cursor.offset
-        key = cursor.string(_MAX_KEY, f"key {i} of {n_kv}")
-        if not key:
-            raise FormatError(f"key {i} of {n_kv} is empty", path=path, offset=at)
-        if key in metadata:
-            raise FormatError(f"key {quoted(key)} appears twice", path=path, offset=at)
+        key = _new_name(cursor, metadata, _MAX_KEY, f"key {i} of {n_kv}")
         at = cursor.offset
         kind = _value_type(cursor, key)
         if kind is ValueType.ARRAY:
@@ -118,6 +114,17 @@ def _metadata(cursor: Cursor, n_kv: int) -> tuple[dict[str, MetaValue], dict[str
         if wrong:
             raise FormatError(f"key {quoted(key)}: {wrong}", path=path, offset=at)
     return metadata, types
+
+
+def _new_name(cursor: Cursor, known: Container[str], limit: int, what: str) -> str:
+    """A name that is not empty and none of those known."""
+    at = cursor.offset
+    name = cursor.string(limit, what)
+    if not name:
+        raise FormatError(f"{what} is empty", path=cursor.path, offset=at)
+    if name in known:
+        raise FormatError(f"{what}: {quoted(name)} appears twice", path=cursor.path, offset=at)
+    return name
 
 
 def _value_type(cursor: Cursor, key: str) -> ValueType:
@@ -180,12 +187,7 @@ def _tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor
     infos: dict[str, tuple[tuple[int, ...], QuantType, int, int]] = {}
     expected = 0
     for i in range(n_tensors):
-        at = cursor.offset
-        name = cursor.string(MAX_NAME, f"the name of tensor {i} of {n_tensors}")
-        if not name:
-            raise FormatError(f"tensor {i} of {n_tensors} has an empty name", path=path, offset=at)
-        if name in infos:
-            raise FormatError(f"tensor {quoted(name)} appears twice", path=path, offset=at)
+        name = _new_name(cursor, infos, MAX_NAME, f"the name of tensor {i} of {n_tensors}")
         at = cursor.offset
         shape = _shape(cursor, name)
         qtype = _tensor_type(cursor, name)

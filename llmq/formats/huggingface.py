@@ -1,8 +1,9 @@
 """A Hugging Face folder as the GGUF that would be written from it: GGUF metadata, GGUF tensor names and row order.
 
 config.json gives the architecture (through its family in llmq.arch), generation_config.json the sampling hints, the tokenizer's
-files the vocabulary, the safetensors files the tensors. Names follow the tensor-name maps of the `gguf` package, choices of
-type llama.cpp's converter: matrices keep their float type, vectors and what is added or looked up by position become F32.
+files the vocabulary, safetensors files or PyTorch checkpoints the tensors. Names follow the tensor-name maps of the `gguf`
+package, choices of type llama.cpp's converter: matrices keep their float type, vectors and what is added or looked up by
+position become F32.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from llmq.errors import FormatError, LimitError, UnsupportedError, quoted
+from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
-from llmq.formats.safetensors import INDEX_NAME, StoredTensor, open_safetensors, open_shards, strict_json
-from llmq.formats.source import Source
+from llmq.formats.json_file import read_json
+from llmq.formats.stored import StoredTensor
+from llmq.formats.weights import open_folder_weights
 from llmq.quant.types import QuantType
 
 if TYPE_CHECKING:
@@ -29,12 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["is_folder", "open_folder", "tensor_order"]
 
 _MAX_CONFIG = 16 << 20
-_MAX_CONFIG_DEPTH = 32
-_FLOATS: dict[str, tuple[np.dtype[np.generic], QuantType]] = {
-    "F32": (np.dtype("<f4"), QuantType.F32),
-    "F16": (np.dtype("<f2"), QuantType.F16),
-    "BF16": (np.dtype("<u2"), QuantType.BF16),
-}
+_FLOATS = {"F64": QuantType.F32, "F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16}  # what each becomes
 _FILE_TYPES = {QuantType.F32: 0, QuantType.F16: 1, QuantType.BF16: 32}  # general.file_type
 _QUANTIZATION_VERSION = 2
 _ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$")
@@ -56,9 +53,9 @@ def open_folder(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a Hugging Face folder. Tensors are read, converted and rearranged when asked for.
     Raises ModelFileError (UnsupportedArchError for a model_type of no family) and OSError."""
     folder = Path(path)
-    config = _read_config(folder / "config.json")
+    config = read_json(folder / "config.json", _MAX_CONFIG)
     family = _family_of(config, folder)
-    sources, stored = _open_weights(folder)
+    sources, stored = open_folder_weights(folder)
     try:
         tensors = _gguf_tensors(stored, family, config, folder)
         metadata = _metadata(folder, config, family, tensors)
@@ -75,19 +72,6 @@ def tensor_order(name: str) -> tuple[int, str]:
     return (int(block[1]) if block else -1), name
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    source = Source(path)
-    try:
-        if source.size > _MAX_CONFIG:
-            raise LimitError(f"{source.size} bytes; at most {_MAX_CONFIG} are allowed", path=path)
-        config = strict_json(source.read(0, source.size), path, "the configuration", depth=_MAX_CONFIG_DEPTH, constants=True)
-    finally:
-        source.close()
-    if not isinstance(config, dict):
-        raise FormatError("expected a JSON object", path=path)
-    return config
-
-
 def _family_of(config: Mapping[str, Any], folder: Path) -> Family:
     from llmq.arch import family_of_config  # noqa: PLC0415 - the families import the formats
 
@@ -100,20 +84,6 @@ def _family_of(config: Mapping[str, Any], folder: Path) -> Family:
             f"the weights are quantized by {quoted(method)}; give the original model or a GGUF file", path=path
         )
     return family
-
-
-def _open_weights(folder: Path) -> tuple[list[Source], dict[str, StoredTensor]]:
-    if (folder / INDEX_NAME).exists():
-        return open_shards(folder)
-    single = folder / "model.safetensors"
-    if single.exists():
-        source, tensors, _ = open_safetensors(single)
-        return [source], tensors
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf"))
-    raise FormatError(
-        f"expected model.safetensors or {INDEX_NAME} in this folder, found {quoted(found) if found else 'no weights'}",
-        path=folder,
-    )
 
 
 def _gguf_tensors(
@@ -150,7 +120,7 @@ def _gguf_tensors(
 def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[str, Any]) -> Tensor:
     """The GGUF tensor `name` made from a stored one: widened where GGUF has F32, turned and rearranged as the family says."""
     path = str(stored.source.path)
-    if stored.dtype not in (*_FLOATS, "F64"):
+    if stored.dtype not in _FLOATS:
         raise UnsupportedError(
             f"tensor {quoted(stored.name)} is {stored.dtype}; F32, F16, BF16 and F64 weights are supported",
             path=path,
@@ -160,25 +130,25 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
         raise FormatError(
             f"tensor {quoted(stored.name)} has shape {stored.shape}; expected 1 to 4 dimensions, none 0", path=path
         )
-    dtype, qtype = _FLOATS.get(stored.dtype, (np.dtype("<f8"), QuantType.F32))
+    qtype = _FLOATS[stored.dtype]
     as_f32 = qtype is not QuantType.F32 and (len(stored.shape) == 1 or _ALWAYS_F32.search(name) is not None)
     transform, transposed = family.hf_transform(name, config), family.hf_transposed(name)
     shape = stored.shape[::-1] if transposed else stored.shape
     plain = transform is None and stored.dtype != "F64" and not as_f32 and not transposed
 
-    if plain:
+    if plain and stored.strides is None:
         read = partial(stored.source.view, stored.offset, stored.nbytes)
         return Tensor(name, stored.shape, qtype, read, path, stored.offset, partial(stored.source.release, stored.offset))
 
     def rearranged() -> npt.NDArray[np.uint8]:
-        values: npt.NDArray[np.generic] = stored.source.view(stored.offset, stored.nbytes).view(dtype).reshape(stored.shape)
+        values = stored.array()
         if stored.dtype == "F64":
             values = values.astype(np.float32)
         elif as_f32:
             values = _widen(values, qtype)
         values = values.T if transposed else values
         values = np.ascontiguousarray(values if transform is None else transform(values))
-        stored.source.release(stored.offset, 0, stored.nbytes)
+        stored.release()
         return values.reshape(-1).view(np.uint8)
 
     return Tensor(name, shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
@@ -227,7 +197,7 @@ def _sampling_hints(folder: Path) -> dict[str, MetaValue]:
     path = folder / "generation_config.json"
     if not path.exists():
         return {}
-    config = _read_config(path)
+    config = read_json(path, _MAX_CONFIG)
     hints: dict[str, MetaValue] = {}
     for name, (key, convert) in _SAMPLING.items():
         value = config.get(name)

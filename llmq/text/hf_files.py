@@ -6,30 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmq.errors import FormatError, LimitError, quoted
-from llmq.formats.safetensors import strict_json
-from llmq.formats.source import Source
+from llmq.errors import FormatError, quoted
+from llmq.formats.json_file import read_json
 
-__all__ = ["AddedToken", "TokenizerFiles", "read_json"]
-
-_MAX_JSON = 256 << 20
-_MAX_DEPTH = 64
+__all__ = ["AddedToken", "TokenizerFiles", "read_optional"]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_optional(path: Path) -> dict[str, Any]:
     """A JSON object; empty when there is no such file."""
-    if not path.exists():
-        return {}
-    source = Source(path)
-    try:
-        if source.size > _MAX_JSON:
-            raise LimitError(f"{source.size} bytes of JSON; at most {_MAX_JSON} are allowed", path=path)
-        value = strict_json(source.read(0, source.size), path, "the file", depth=_MAX_DEPTH, constants=True)
-    finally:
-        source.close()
-    if not isinstance(value, dict):
-        raise FormatError("expected a JSON object", path=path)
-    return value
+    return read_json(path) if path.exists() else {}
 
 
 @dataclass(frozen=True)
@@ -48,12 +33,12 @@ class TokenizerFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.source = read_json(path) if path.suffix == ".json" else {}
+        self.source = read_optional(path) if path.suffix == ".json" else {}
         folder = path.parent
-        self.config = read_json(folder / "config.json")
-        self.tokenizer_config = read_json(folder / "tokenizer_config.json")
-        self.special_tokens_map = read_json(folder / "special_tokens_map.json")
-        self.generation_config = read_json(folder / "generation_config.json")
+        self.config = read_optional(folder / "config.json")
+        self.tokenizer_config = read_optional(folder / "tokenizer_config.json")
+        self.special_tokens_map = read_optional(folder / "special_tokens_map.json")
+        self.generation_config = read_optional(folder / "generation_config.json")
 
     def error(self, message: str) -> FormatError:
         return FormatError(message, path=self.path)
@@ -79,7 +64,7 @@ class TokenizerFiles:
             if isinstance(decoder, dict):
                 rows = [(int(key) if key.isascii() and key.isdigit() else key, row) for key, row in decoder.items()]
             known = {row.get("content") for _, row in rows if isinstance(row, dict)}
-            for content, id in read_json(self.path.parent / "added_tokens.json").items():
+            for content, id in read_optional(self.path.parent / "added_tokens.json").items():
                 if content not in known:
                     rows.append((id, {"content": content}))
         return dict(self._added(id, row) for id, row in rows)

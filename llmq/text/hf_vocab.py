@@ -16,7 +16,7 @@ import numpy as np
 
 from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue
-from llmq.text.hf_files import TokenizerFiles, read_json
+from llmq.text.hf_files import TokenizerFiles, read_optional
 from llmq.text.hf_pipelines import recognize_bpe, recognize_spm, recognize_unigram, recognize_wordpiece
 from llmq.text.sentencepiece import read_sentencepiece
 
@@ -267,7 +267,7 @@ def _chat_templates(files: TokenizerFiles) -> dict[str, MetaValue]:
             raise FormatError("not UTF-8", path=path, offset=error.start) from None
     template = files.tokenizer_config.get("chat_template")
     if template is None:
-        template = read_json(folder / "chat_template.json").get("chat_template")
+        template = read_optional(folder / "chat_template.json").get("chat_template")
     if isinstance(template, str):
         return {"tokenizer.chat_template": template}
     rows = template if isinstance(template, list) else []
