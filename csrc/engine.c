@@ -13,6 +13,7 @@
 
 #include "kernels.h"
 #include "ops/attention.h"
+#include "ops/moe.h"
 
 enum {
     OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
@@ -93,6 +94,12 @@ static int64_t place_inputs(const llmq_engine *e, const llmq_span *span, int64_t
 
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
+static llmq_experts experts_of(const llmq_engine *e, const llmq_op *op, int64_t tokens) {
+    const llmq_packed *w = &e->weights[op->w0].packed;
+    return (llmq_experts){.w = w, .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL, .tokens = tokens, .parts = op->i[0],
+                          .x_parts = e->values[op->a].width == w->k ? 1 : op->i[0]};
+}
+
 /* bytes of shared and of each thread's own scratch for a micro-batch of this size */
 static void scratch_sizes(const llmq_engine *e, const llmq_batch *b, int64_t *shared, int64_t *own) {
     int64_t offsets[LLMQ_MAX_GROUP];
@@ -102,6 +109,10 @@ static void scratch_sizes(const llmq_engine *e, const llmq_batch *b, int64_t *sh
         const int64_t m = rows_of(b, span);
         if (m > 0 && span->kind == LLMQ_ATTEND)
             *own = max64(*own, llmq_attn_scratch(&e->kv, &e->ops[span->first]) * (int64_t)sizeof(float));
+        for (int32_t j = 0; m > 0 && span->kind == LLMQ_EXPERTS && j < span->n; j++) {
+            const llmq_experts experts = experts_of(e, &e->ops[span->first + j], m);
+            *own = max64(*own, llmq_experts_scratch(&experts));
+        }
         if (m == 0 || span->kind != LLMQ_MULTIPLY) continue;
         if (!goes_alone(e, matrix(e, span, 0), m)) *shared = max64(*shared, place_inputs(e, span, m, offsets));
         for (int32_t j = 0; j < span->n && goes_alone(e, matrix(e, span, 0), m); j++)
@@ -191,6 +202,22 @@ static void embed_row(const llmq_engine *e, const llmq_op *op, int64_t r) {
     if (op->f[0] != 1.0f) llmq_kernels_used()->affine(out, out, n, op->f[0], 0.0f);
 }
 
+/* `heads` runs of n columns, at strides of `to_step` and `from_step` columns */
+static void copy_heads(float *to, int64_t to_step, const float *from, int64_t from_step, int64_t n, int64_t heads) {
+    for (int64_t h = 0; h < heads; h++) memcpy(to + h * to_step, from + h * from_step, (size_t)n * sizeof(float));
+}
+
+static void slice_row(float *out, int64_t n, const float *a, int64_t a_width, const llmq_op *op) {
+    const int64_t heads = op->i[1] > 0 ? op->i[1] : 1;
+    copy_heads(out, n / heads, a + op->i[0], a_width / heads, n / heads, heads);
+}
+
+static void join_row(float *out, int64_t n, const float *a, int64_t a_width, const float *b, int64_t b_width, int64_t heads) {
+    const int64_t left = a_width / heads, right = n / heads - left;
+    copy_heads(out, n / heads, a, left, left, heads);
+    copy_heads(out + left, n / heads, b, b_width == right ? 0 : right, right, heads);
+}
+
 /* Rows r0 .. r1-1 of an op that goes by rows. */
 static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
     const llmq_op *op = &e->ops[i];
@@ -200,7 +227,8 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
     float *out = op->out >= 0 ? value(e, op->out) + r0 * n : NULL;
     const int64_t a_width = op->a >= 0 ? width(e, op->a) : 0;
     const float *a = op->a >= 0 ? value(e, op->a) + r0 * a_width : NULL;
-    const float *b = op->b >= 0 ? value(e, op->b) + r0 * width(e, op->b) : NULL;
+    const int64_t b_width = op->b >= 0 ? width(e, op->b) : 0;
+    const float *b = op->b >= 0 ? value(e, op->b) + r0 * b_width : NULL;
     const float *w0 = op->w0 >= 0 ? e->weights[op->w0].f32 : NULL, *w1 = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL;
     switch (op->kind) {
     case LLMQ_OP_ACT: k->act(out, a, all, op->i[0]); return;
@@ -209,6 +237,7 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
     case LLMQ_OP_MUL: k->mul(out, a, b, all); return;
     case LLMQ_OP_SCALE: k->affine(out, a, all, op->f[0], op->f[1]); return;
     case LLMQ_OP_SOFTCAP: k->softcap(out, a, all, op->f[0]); return;
+    case LLMQ_OP_CLAMP: k->clamp(out, a, all, op->f[0], op->f[1]); return;
     case LLMQ_OP_RMSNORM: {
         const int64_t group = op->i[0] > 0 ? op->i[0] : n;
         for (int64_t at = 0; at < all; at += group) k->rmsnorm(out + at, a + at, w0, group, op->f[0]);
@@ -222,10 +251,13 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
         case LLMQ_OP_LAYERNORM: k->layernorm(out, a, w0, w1, n, op->f[0]); break;
         case LLMQ_OP_ROPE: k->rope(out, a, rope_row(e, &e->plan.ropes[e->plan.rope_of[i]], r), op->i[0], op->i[1], op->i[2], op->i[3]); break;
         case LLMQ_OP_KV_PUT:
-            llmq_kv_put(&e->kv, e->batch.sequences[r], op->slot, e->batch.positions[r], a, value(e, op->b) + r * width(e, op->b));
+            llmq_kv_put(&e->kv, e->batch.sequences[r], op->slot, e->batch.positions[r], a, b + (r - r0) * b_width);
             break;
         case LLMQ_OP_ADD_BIAS: k->add(out, a, w0, n); break;
-        case LLMQ_OP_SLICE: memcpy(out, a + op->i[0], (size_t)n * sizeof(float)); break;
+        case LLMQ_OP_SLICE: slice_row(out, n, a, a_width, op); break;
+        case LLMQ_OP_JOIN: join_row(out, n, a, a_width, b + (r - r0) * b_width, b_width, op->i[0]); break;
+        case LLMQ_OP_ROUTE: llmq_route(op, a, a_width, w0, out); break;
+        case LLMQ_OP_MIX: llmq_mix(op, a, b + (r - r0 + 1) * b_width - op->i[0], n, out); break;
         case LLMQ_OP_ROWS: memcpy(out, value(e, op->a) + e->batch.outputs[r] * n, (size_t)n * sizeof(float)); break;
         default: break;
         }
@@ -284,6 +316,18 @@ static void attend(llmq_engine *e, const llmq_span *span, int64_t *next, uint8_t
     llmq_attn_run(&attn, nth);
 }
 
+static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int nth) {
+    for (int32_t i = span->first; i < span->first + span->n && !is_cancelled(e); i++) {
+        const llmq_op *op = &e->ops[i];
+        llmq_experts x = experts_of(e, op, rows_of(&e->batch, span));
+        x.x = value(e, op->a);
+        x.out = value(e, op->out);
+        x.choice = op->b >= 0 ? value(e, op->b) : NULL;
+        x.choice_width = op->b >= 0 ? width(e, op->b) : 0;
+        llmq_experts_run(&x, own, &e->strips[i].next, nth);
+    }
+}
+
 static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
     llmq_engine *e = arg;
     const llmq_span *span = &e->plan.spans[phase];
@@ -294,6 +338,8 @@ static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
         multiply(e, span, own, tid, nth);
     } else if (span->kind == LLMQ_ATTEND) {
         attend(e, span, next, own, nth);
+    } else if (span->kind == LLMQ_EXPERTS) {
+        run_experts(e, span, own, nth);
     } else {
         for (int64_t piece; (piece = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < pieces;)
             (span->kind == LLMQ_PREPARE ? prepare_input : carry_rows)(e, span, piece, pieces);

@@ -15,11 +15,11 @@ typedef struct llmq_batch { /* see llmq/engine/base.py; sequences are those of l
 
 enum { LLMQ_MAX_GROUP = 32 };
 
-enum llmq_span_kind { LLMQ_BY_ROWS, LLMQ_PREPARE, LLMQ_MULTIPLY, LLMQ_ATTEND };
+enum llmq_span_kind { LLMQ_BY_ROWS, LLMQ_PREPARE, LLMQ_MULTIPLY, LLMQ_ATTEND, LLMQ_EXPERTS };
 
 typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
     int32_t kind;
-    int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND: one op */
+    int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND: one op; EXPERTS: EXPERTS and HEADS */
     int32_t tail;      /* its rows are the output rows */
 } llmq_span;
 

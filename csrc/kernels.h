@@ -53,9 +53,10 @@ typedef void llmq_mm_quant_fn(const llmq_packed *w, const uint8_t *strip, const 
 typedef void llmq_mm_float_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const float *x, int64_t ldx, int64_t m,
                               uint8_t *panel, float *out);
 
-/* The large-batch path: bf16 tiles (see isa/amx_matmul.c). tiles_x converts tiles [first, last) of 16 rows of m; tiles_mm multiplies
- * them by `count` neighbouring strips: out[count][m rounded up to 32][16]. */
-typedef void llmq_tiles_x_fn(const float *x, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last, uint8_t *tiles);
+/* The large-batch path: bf16 tiles (see isa/amx_matmul.c). tiles_x converts tiles [first, last) of 16 rows of m, row t being
+ * row rows[t] of x (NULL: row t); tiles_mm multiplies them by `count` neighbouring strips: out[count][m rounded up to 32][16]. */
+typedef void llmq_tiles_x_fn(const float *x, const int32_t *rows, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last,
+                             uint8_t *tiles);
 typedef void llmq_tiles_mm_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m,
                               uint8_t *scratch, float *out);
 

@@ -6,7 +6,8 @@
  * an overlapping range and one of the two writes, unless both go by rows over the very same matrix. Values that share arena memory at
  * different times are covered by the same rule.
  *
- * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention is a phase. */
+ * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention is a phase, and so are
+ * neighbouring multiplications by experts. */
 #include <stdlib.h>
 
 #include "engine.h"
@@ -41,7 +42,13 @@ static int conflict(const access *x, const access *y) {
 }
 
 static int32_t kind_of(const llmq_op *op) {
-    return op->kind == LLMQ_OP_MATMUL ? LLMQ_MULTIPLY : op->kind == LLMQ_OP_ATTN ? LLMQ_ATTEND : LLMQ_BY_ROWS;
+    switch (op->kind) {
+    case LLMQ_OP_MATMUL: return LLMQ_MULTIPLY;
+    case LLMQ_OP_ATTN: return LLMQ_ATTEND;
+    case LLMQ_OP_EXPERTS:
+    case LLMQ_OP_HEADS: return LLMQ_EXPERTS;
+    default: return LLMQ_BY_ROWS;
+    }
 }
 
 static int32_t accesses_of(const tape *t, const llmq_op *op, access out[MAX_ACCESSES]) {

@@ -97,6 +97,10 @@ def test_every_op(level: str) -> None:
         x = g.add(g.scale(g.act(g.scale(x, 3.0), name), 0.5, -0.25), g.glu(x, g.scale(x, -1.5), name))
     x = g.softcap(g.scale(x, 4.0), 3.0)
     x = g.softcap(g.add(x, g.attention(x, x, x, heads=1, kv_heads=1, scale=0.1)), 5.0)
+    routes = g.route(g.matmul(x, m.w("router", 9, 71)), 4, normalize=True)
+    parts = g.clamp(g.experts(x, routes, m.w("experts", 9, 21, 71), m.w("experts.b", 9, 21)), -1.0, 1.5)
+    x = g.heads(g.mix(parts, routes, 4), m.w("heads", 3, 11, 7))
+    x = g.join(g.join(x, g.slice(x, 2, 5, heads=3), 3, 16), g.slice(x, 0, 6), 3, 22)
     tape = m.tape(x)
     assert set(KINDS) == {tape.op(n).kind for n in range(len(tape.ops))}
     assert both(m, tape, [1, 2, 9], n_threads=3) < 1e-5

@@ -17,7 +17,7 @@ from llmq.engine.reference import ReferenceEngine
 from llmq.errors import FormatError, ModelClosedError, TapeError, UnsupportedArchError, UnsupportedError
 from llmq.graph import verify as verifier
 from llmq.graph.explain import explain, ops_markdown
-from llmq.graph.tape import KINDS, OP_DTYPE, VALUE_DTYPE, Tape
+from llmq.graph.tape import ACTIVATIONS, KINDS, OP_DTYPE, VALUE_DTYPE, Tape
 
 RNG = np.random.default_rng(11)
 
@@ -126,7 +126,7 @@ BROKEN: dict[str, Callable[[Tape], Tape]] = {
     "negative norm group": lambda t: with_op(t, "RMSNORM", i=(0, -48)),
     "epsilon": lambda t: with_op(t, "RMSNORM", f=(0, 0.0)),
     "NaN": lambda t: with_op(t, "ATTN", f=(0, np.nan)),
-    "activation": lambda t: with_op(t, "GLU", i=(0, 7)),
+    "activation": lambda t: with_op(t, "GLU", i=(0, len(ACTIVATIONS))),
     "reserved": lambda t: with_op(t, "ADD", reserved=1),
     "output of a put": lambda t: with_op(t, "KV_PUT", out=0),
     "result": lambda t: replace(t, result=len(t.values)),

@@ -53,16 +53,16 @@ def checkpoint(
     return Checkpoint(Path("tiny"), dict(metadata), tensors)
 
 
+def retyped(old: Tensor, qtype: QuantType) -> Tensor:
+    """A tensor in another type."""
+    data = quantize(old.numpy(), qtype).reshape(-1)
+    return Tensor(old.name, old.shape, qtype, lambda: data)
+
+
 def quantized(model: Checkpoint, qtype: QuantType) -> Checkpoint:
     """The model with every matrix in that type."""
-
-    def converted(old: Tensor) -> Tensor:
-        if len(old.shape) < 2:
-            return old
-        data = quantize(old.numpy(), qtype).reshape(-1)
-        return Tensor(old.name, old.shape, qtype, lambda: data)
-
-    return Checkpoint(model.path, model.metadata, {name: converted(t) for name, t in model.tensors.items()})
+    tensors = {name: t if len(t.shape) < 2 else retyped(t, qtype) for name, t in model.tensors.items()}
+    return Checkpoint(model.path, model.metadata, tensors)
 
 
 def batch(*parts: tuple[int, int, npt.ArrayLike], outputs: npt.ArrayLike | None = None) -> Batch:

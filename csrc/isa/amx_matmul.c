@@ -27,7 +27,7 @@ static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- activations ---------------------------------------------------------------------------------------------------------- */
 
-static void tiles_x(const float *x, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last, uint8_t *tiles) {
+static void tiles_x(const float *x, const int32_t *rows, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last, uint8_t *tiles) {
     const int64_t row_tiles = (m + 31) / 32 * 2, runs = (k + RUN - 1) / RUN;
     for (int64_t i = first; i < last; i++) {
         for (int64_t run = 0; run < runs; run++) {
@@ -37,9 +37,10 @@ static void tiles_x(const float *x, int64_t m, int64_t k, int64_t ldx, int64_t f
             const __mmask16 low = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
             const __mmask16 high = left >= 32 ? 0xffff : left <= 16 ? 0 : (__mmask16)((1 << (left - 16)) - 1);
             for (int64_t r = 0; r < 16; r++) {
-                const float *from = x + (i * 16 + r) * ldx + run * RUN;
+                const int64_t t = i * 16 + r;
                 __m512 a = v_fzero(), b = v_fzero();
-                if (i * 16 + r < m) {
+                if (t < m) {
+                    const float *from = x + (rows ? rows[t] : t) * ldx + run * RUN;
                     a = _mm512_maskz_loadu_ps(low, from);
                     b = _mm512_maskz_loadu_ps(high, from + 16);
                 }

@@ -9,6 +9,8 @@
  * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken from the shared counter in
  * chunks: a thread walks a chunk for a block of rows of x small enough to stay in its L2 cache while the chunk's strips pass.
  * FLOATS and X8 give every element of out the same value for any m, chunk and number of threads. */
+#include "ops/matmul.h"
+
 #include <string.h>
 
 #include "kernels.h"
@@ -64,7 +66,7 @@ void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_
         for (int64_t t = 0; t < m; t += TILES_BLOCK) {
             const int64_t rows = min64(TILES_BLOCK, m - t), tiles = tile_rows(rows) / 16;
             uint8_t *block = (uint8_t *)scratch + t * tile_row_bytes(w->k);
-            kernels->tiles_x(x + t * ldx, rows, w->k, ldx, tiles * tid / nth, tiles * (tid + 1) / nth, block);
+            kernels->tiles_x(x + t * ldx, NULL, rows, w->k, ldx, tiles * tid / nth, tiles * (tid + 1) / nth, block);
         }
     }
 }
@@ -75,6 +77,7 @@ typedef struct job {
     const llmq_packed *w;
     const uint8_t *strips;      /* of the expert */
     const float *bias, *x;
+    const int32_t *rows;        /* row t of the result is row rows[t] of out; NULL: row t */
     int64_t m, ldx;
     const uint8_t *prepared;
     uint8_t *panel;             /* the thread's scratch */
@@ -88,7 +91,7 @@ static void put(const job *j, const float *sums, int64_t strip, int64_t t0, int6
     const int64_t column = strip * LLMQ_STRIP;
     const int count = (int)min64(j->w->n - column, LLMQ_STRIP);
     for (int64_t t = 0; t < m; t++, sums += LLMQ_STRIP) {
-        float *out = j->out + (t0 + t) * j->ldo + column;
+        float *out = j->out + (j->rows ? j->rows[t0 + t] : t0 + t) * j->ldo + column;
         for (int r = 0; r < count; r++) out[r] = j->bias ? sums[r] + j->bias[column + r] : sums[r];
     }
 }
@@ -128,6 +131,18 @@ static void run_tiles(const job *j, int64_t first, int64_t last) {
     }
 }
 
+static void run_strips(int kind, const job *j, int64_t first, int64_t last) {
+    if (kind == X8) run_x8(j, first, last);
+    else if (kind == FLOATS) run_floats(j, first, last);
+    else for (int64_t s = first; s < last; s += TILES_CHUNK) run_tiles(j, s, min64(s + TILES_CHUNK, last));
+}
+
+/* A job with its scratch: what was prepared, and `mine`, thread_bytes of it. */
+static job job_of(int kind, const llmq_packed *w, int64_t expert, const float *bias, int64_t m, const void *prepared, uint8_t *mine) {
+    return (job){.w = w, .strips = w->data + expert * w->strips * w->strip_bytes, .bias = bias, .m = m, .prepared = prepared, .panel = mine,
+                 .sums = (float *)(void *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL))};
+}
+
 /* Strips per turn: many enough to use x while it is near, few enough that no thread waits long for the last. */
 static int64_t chunk_of(int kind, int64_t strips, int64_t m, int nth) {
     const int64_t fair = strips / (nth * 4), most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
@@ -139,17 +154,57 @@ void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, co
                      float *out, int64_t ldo, int64_t *next, int tid, int nth) {
     const int kind = llmq_matmul_kind(w, m);
     uint8_t *mine = (uint8_t *)scratch + align64(prepared_bytes(kind, w->k, m)) + tid * align64(thread_bytes(kind, m));
-    const job j = {
-        .w = w, .strips = w->data + expert * w->strips * w->strip_bytes, .bias = bias, .x = x, .m = m, .ldx = ldx,
-        .prepared = scratch, .panel = mine, .sums = (float *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL)),
-        .out = out, .ldo = ldo,
-    };
+    job j = job_of(kind, w, expert, bias, m, scratch, mine);
+    j.x = x;
+    j.ldx = ldx;
+    j.out = out;
+    j.ldo = ldo;
     const int64_t chunk = chunk_of(kind, w->strips, m, nth);
     for (;;) {
         const int64_t first = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED), last = min64(first + chunk, w->strips);
         if (first >= w->strips) return;
-        if (kind == X8) run_x8(&j, first, last);
-        else if (kind == TILES) run_tiles(&j, first, last);
-        else run_floats(&j, first, last);
+        run_strips(kind, &j, first, last);
     }
+}
+
+/* ---- gathered rows -------------------------------------------------------------------------------------------------------- */
+
+static int64_t gathered_prepared(int kind, int64_t k, int64_t m) {
+    return align64(kind == FLOATS ? m * k * (int64_t)sizeof(float) : prepared_bytes(kind, k, m));
+}
+
+static int64_t gathered_bytes(const llmq_packed *w, int64_t m) {
+    const int kind = llmq_matmul_kind(w, m);
+    return gathered_prepared(kind, w->k, m) + align64(thread_bytes(kind, m));
+}
+
+int64_t llmq_gathered_scratch(const llmq_packed *w, int64_t m) {
+    return max64(gathered_bytes(w, min64(m, TILES_FROM - 1)), gathered_bytes(w, m));
+}
+
+void llmq_gathered_prepare(const llmq_packed *w, const float *x, int64_t ldx, const int32_t *rows, int64_t m, void *scratch) {
+    const llmq_kernels *kernels = llmq_kernels_used();
+    const int kind = llmq_matmul_kind(w, m);
+    if (kind == TILES) {
+        kernels->tiles_x(x, rows, m, w->k, ldx, 0, tile_rows(m) / 16, scratch);
+        return;
+    }
+    const int64_t stride = kind == X8 ? llmq_x8_stride(w->k) : w->k * (int64_t)sizeof(float);
+    for (int64_t t = 0; t < m; t++) {
+        uint8_t *to = (uint8_t *)scratch + t * stride;
+        if (kind == X8) kernels->x8(x + rows[t] * ldx, w->k, to);
+        else memcpy(to, x + rows[t] * ldx, (size_t)stride);
+    }
+}
+
+void llmq_gathered_run(const llmq_packed *w, int64_t expert, const float *bias, const int32_t *rows, int64_t m, void *scratch, float *out,
+                       int64_t ldo, int64_t first, int64_t last) {
+    const int kind = llmq_matmul_kind(w, m);
+    job j = job_of(kind, w, expert, bias, m, scratch, (uint8_t *)scratch + gathered_prepared(kind, w->k, m));
+    j.x = scratch; /* of FLOATS */
+    j.ldx = w->k;
+    j.rows = rows;
+    j.out = out;
+    j.ldo = ldo;
+    run_strips(kind, &j, first, last);
 }

@@ -34,5 +34,6 @@ typedef void llmq_glu_fn(float *out, const float *a, const float *b, int64_t n, 
 typedef void llmq_binary_fn(float *out, const float *a, const float *b, int64_t n);
 typedef void llmq_affine_fn(float *out, const float *a, int64_t n, float factor, float offset);
 typedef void llmq_softcap_fn(float *out, const float *a, int64_t n, float cap);
+typedef void llmq_clamp_fn(float *out, const float *a, int64_t n, float low, float high); /* a NaN stays */
 
 #endif

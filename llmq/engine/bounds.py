@@ -86,14 +86,18 @@ def _layernorm(case: Case) -> Array:
 
 
 def _matmul(case: Case) -> Array:
-    (x,) = case.inputs
-    w = abs(case.weights[0])
+    return _product(case.type, case.inputs[0], *case.weights)
+
+
+def _product(type: QuantType, x: Array, w: Array, bias: Array | None = None) -> Array:
+    # x . wᵀ + bias by the matmul driver
+    w = abs(w)
     k = x.shape[1]
     products = abs(x) @ w.T
     sums: Array = (k + 4) * U * products
-    if len(case.weights) > 1:
-        sums = sums + 2 * U * (products + abs(case.weights[1]))
-    path = _native.matmul_kind(int(case.type), len(w), k, len(x))
+    if bias is not None:
+        sums = sums + 2 * U * (products + abs(bias))
+    path = _native.matmul_kind(int(type), len(w), k, len(x))
     if path == "tiles":
         sums = sums + 2 * B * (1 + B) * products
     elif path == "x8":
@@ -172,8 +176,51 @@ def _softcap(case: Case) -> Array:
     return result
 
 
+def _route(case: Case) -> Array:
+    # Scores are off by FUNCTION of themselves; where that may change the order of the choices, ids and weights may be anything.
+    used, sigmoid, groups, _, by_two, _ = case.op.i[:6]
+    (x,) = case.inputs
+    powers = np.exp(x - x.max(axis=1, keepdims=True))
+    score = activation(ACTIVATIONS.index("sigmoid"), x) if sigmoid else powers / powers.sum(axis=1, keepdims=True)
+    off = (FUNCTION + x.shape[1] * U) * score.max(axis=1, keepdims=True)
+    choice = score + (case.weights[0] if case.weights else 0)
+    off = off + 2 * U * abs(choice).max(axis=1, keepdims=True)
+    grouped = np.sort(choice.reshape(len(x), groups, -1), axis=2)
+    best = grouped[:, :, -2:].sum(axis=2) if by_two else grouped[:, :, -1]
+    close = np.zeros(len(x), bool)
+    for ranked in (np.sort(choice, axis=1), *([np.sort(best, axis=1)] if groups > 1 else [])):
+        close |= (np.diff(ranked, axis=1) <= 4 * off).any(axis=1)
+    out: Array = abs(case.exact) * (4 * FUNCTION + 4 * x.shape[1] * U)
+    out[:, :used] = 0
+    out[close] = np.inf
+    return out
+
+
+def _experts(case: Case) -> Array:
+    # the same, for the rows of each expert
+    used = case.op.i[0]
+    x, stack = case.inputs[0], case.weights[0]
+    heads = case.op.kind == "HEADS"
+    ids = np.tile(np.arange(used), (len(x), 1)) if heads else case.inputs[1][:, :used].astype(np.int64)
+    parts = np.broadcast_to(x.reshape(len(x), -1, stack.shape[2]), (len(x), used, stack.shape[2]))
+    out = np.empty((len(x), used, stack.shape[1]))
+    for expert in np.unique(ids):
+        mine = ids == expert
+        out[mine] = _product(case.type, parts[mine], stack[expert], *(bias[expert] for bias in case.weights[1:]))
+    return out.reshape(case.exact.shape)
+
+
+def _mix(case: Case) -> Array:
+    parts, weights = (abs(x) for x in case.inputs)
+    used = case.op.i[0]
+    terms = parts.reshape(len(parts), used, -1) * weights[:, weights.shape[1] - used :, None]
+    result: Array = (used + 1) * U * terms.sum(axis=1)
+    return result
+
+
 _BOUNDS: dict[str, Callable[[Case], Array]] = {
     "EMBED": _copy, "ROWS": _copy, "SLICE": _copy, "RMSNORM": _rmsnorm, "LAYERNORM": _layernorm, "MATMUL": _matmul,
     "ROPE": _rope, "ATTN": _attn, "ACT": _act, "GLU": _glu, "ADD": _elementwise, "MUL": _elementwise, "SCALE": _elementwise,
-    "ADD_BIAS": _elementwise, "SOFTCAP": _softcap,
+    "ADD_BIAS": _elementwise, "SOFTCAP": _softcap, "CLAMP": _copy, "JOIN": _copy, "ROUTE": _route, "EXPERTS": _experts,
+    "HEADS": _experts, "MIX": _mix,
 }  # fmt: skip

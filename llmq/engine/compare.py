@@ -146,7 +146,7 @@ class _Single:
         graph = Graph(self.tensors)
         params = [self._weight(graph, tape, tensors, w, ids) for w in self.op.weights]
         self.weights = [param.id for param in params]
-        uses = {"EMBED": "rows", "MATMUL": "matmul"}
+        uses = {"EMBED": "rows", **dict.fromkeys(("MATMUL", "EXPERTS", "HEADS"), "matmul")}
         w0 = graph.use(params[0], uses.get(self.op.kind, "f32")) if params else -1
         w1 = graph.use(params[1], "f32") if len(params) > 1 else -1
         a, b = [*(self._input(graph, f"input.{name}", x) for name, x in zip("ab", inputs, strict=False)), None, None][:2]

@@ -64,6 +64,7 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "relu2": lambda x: np.maximum(x, 0) ** 2,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
+    "gelu_quick": lambda x: x / (1 + np.exp(-x.dtype.type(1.702) * x)),
 }
 
 
@@ -205,8 +206,77 @@ def add_bias(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     return inputs[0] + run.weight(op.w0)
 
 
+def clamp(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    return np.clip(x, x.dtype.type(op.f[0]), x.dtype.type(op.f[1]))
+
+
+def _heads(x: Array, heads: int) -> Array:
+    return x.reshape(len(x), heads, x.shape[1] // heads)
+
+
 def slice_(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
-    return inputs[0][:, op.i[0] : op.i[0] + run.width(op.out)]
+    (x,) = inputs
+    heads, width = op.i[1] or 1, run.width(op.out)
+    return _heads(x, heads)[:, :, op.i[0] : op.i[0] + width // heads].reshape(len(x), width)
+
+
+def join(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    a, b = inputs
+    heads = op.i[0]
+    right = (run.width(op.out) - a.shape[1]) // heads
+    shared = np.broadcast_to(b.reshape(len(b), b.shape[1] // right, right), (len(b), heads, right))
+    return np.concatenate([_heads(a, heads), shared], axis=2).reshape(len(a), run.width(op.out))
+
+
+def route(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (logits,) = inputs
+    used, sigmoid, groups, kept, by_two, normalize = op.i[:6]
+    if sigmoid:
+        score = _FUNCTIONS["sigmoid"](logits)
+    else:
+        score = np.exp(logits - logits.max(axis=1, keepdims=True))
+        score = score / score.sum(axis=1, keepdims=True)
+    choice = score + run.weight(op.w0) if op.w0 >= 0 else score
+    if groups > 1:
+        grouped = np.sort(_heads(choice, groups), axis=2)
+        best = grouped[:, :, -2:].sum(axis=2) if by_two else grouped[:, :, -1]
+        out = np.argsort(-best, axis=1, kind="stable")[:, kept:]
+        choice = _heads(choice, groups).copy()
+        np.put_along_axis(choice, out[:, :, None], -np.inf, axis=1)
+        choice = choice.reshape(score.shape)
+    ids = np.argsort(-choice, axis=1, kind="stable")[:, :used]
+    weight = np.take_along_axis(score, ids, axis=1)
+    if normalize:
+        weight = weight / (weight.sum(axis=1, keepdims=True) + weight.dtype.type(1e-20))
+    return np.concatenate([ids.astype(weight.dtype), weight * weight.dtype.type(op.f[0])], axis=1)
+
+
+def experts(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    x, used = inputs[0], op.i[0]
+    weight = run.weight(op.w0)
+    ids = inputs[1][:, :used].astype(np.int64)
+    parts = np.broadcast_to(_heads(x, x.shape[1] // weight.shape[2]), (len(x), used, weight.shape[2]))
+    out = np.empty((len(x), used, weight.shape[1]), x.dtype)
+    for expert in np.unique(ids):
+        out[ids == expert] = parts[ids == expert] @ weight[expert].T
+    if op.w1 >= 0:
+        out = out + run.weight(op.w1)[ids]
+    return out.reshape(len(x), run.width(op.out))
+
+
+def heads(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    weight = run.weight(op.w0)
+    out: Array = (_heads(x, len(weight)).transpose(1, 0, 2) @ weight.transpose(0, 2, 1)).transpose(1, 0, 2)
+    return out.reshape(len(x), run.width(op.out))
+
+
+def mix(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    parts, weights = inputs
+    used = op.i[0]
+    out: Array = (_heads(parts, used) * weights[:, weights.shape[1] - used :, None]).sum(axis=1)
+    return out
 
 
 def rows(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
@@ -215,6 +285,6 @@ def rows(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
 
 OPS: dict[str, Callable[..., Array | None]] = {
     "EMBED": embed, "RMSNORM": rmsnorm, "LAYERNORM": layernorm, "MATMUL": matmul, "ROPE": rope, "KV_PUT": kv_put, "ATTN": attn,
-    "ACT": act, "GLU": glu, "ADD": add, "MUL": mul, "SCALE": scale, "SOFTCAP": softcap, "ADD_BIAS": add_bias, "SLICE": slice_,
-    "ROWS": rows,
+    "ACT": act, "GLU": glu, "ADD": add, "MUL": mul, "SCALE": scale, "SOFTCAP": softcap, "ADD_BIAS": add_bias, "CLAMP": clamp,
+    "SLICE": slice_, "JOIN": join, "ROUTE": route, "EXPERTS": experts, "HEADS": heads, "MIX": mix, "ROWS": rows,
 }  # fmt: skip

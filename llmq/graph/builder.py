@@ -259,6 +259,52 @@ class Graph:
     def add_bias(self, x: Value, bias: Param) -> Value:
         return self.emit("ADD_BIAS", x.width, x, w0=self.use(bias, "f32"))
 
-    def slice(self, x: Value, start: int, width: int, label: str = "slice") -> Value:
-        """Columns start .. start+width."""
-        return self.emit("SLICE", width, x, label=self._prefix + label, i=(start,))
+    def clamp(self, x: Value, low: float, high: float) -> Value:
+        """x between low and high."""
+        return self.emit("CLAMP", x.width, x, f=(low, high))
+
+    def slice(self, x: Value, start: int, width: int, label: str = "slice", heads: int = 1) -> Value:
+        """Columns start .. start+width, of each of `heads` heads."""
+        return self.emit("SLICE", heads * width, x, label=self._prefix + label, i=(start, heads))
+
+    def join(self, a: Value, b: Value, heads: int, width: int, label: str = "join") -> Value:
+        """Heads of a and of b side by side, `width` columns together; b may have one head for all."""
+        return self.emit("JOIN", heads * width, a, b, self._prefix + label, i=(heads,))
+
+    # -- mixtures of experts
+
+    def route(
+        self,
+        logits: Value,
+        used: int,
+        *,
+        sigmoid: bool = False,
+        bias: Param | None = None,
+        groups: int = 1,
+        groups_used: int = 1,
+        by_two: bool = False,
+        normalize: bool = False,
+        scale: float = 1.0,
+    ) -> Value:
+        """The `used` experts of every token and their weights, for `experts` and `mix`. Scores are softmax or sigmoid of the
+        logits (tokens, experts). `bias` counts for the choice alone (Wang et al. 2024); with groups only the best groups_used
+        of them, by their best choice or sum of best two, take part (DeepSeek-AI 2024). Weights are the scores, normalized to
+        a sum of 1 if asked for, times scale. Softmax over the chosen alone is softmax, normalized."""
+        i = (used, int(sigmoid), groups, groups_used, int(by_two), int(normalize))
+        return self.emit("ROUTE", 2 * used, logits, label=f"{self._prefix}route", w0=self.use(bias, "f32"), i=i, f=(scale,))
+
+    def experts(self, x: Value, routes: Value, weight: Param, bias: Param | None = None) -> Value:
+        """For every choice of routes a part: x, or the part of x in the same place, times the matrix of that expert; weight is
+        (experts, outputs, inputs), bias (experts, outputs)."""
+        used = routes.width // 2
+        w0, w1 = self.use(weight, "matmul"), self.use(bias, "f32")
+        return self.emit("EXPERTS", used * weight.shape[1], x, routes, w0=w0, w1=w1, i=(used,))
+
+    def heads(self, x: Value, weight: Param) -> Value:
+        """Head h of x times weight[h]; weight is (heads, outputs, inputs)."""
+        heads, rows, _ = weight.shape
+        return self.emit("HEADS", heads * rows, x, w0=self.use(weight, "matmul"), i=(heads,))
+
+    def mix(self, parts: Value, weights: Value, used: int) -> Value:
+        """The sum of `used` parts times the last `used` columns of weights."""
+        return self.emit("MIX", parts.width // used, parts, weights, f"{self._prefix}mix", i=(used,))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from llmq import _native
 from llmq.quant.types import QuantType
 
-__all__ = ["ACTIVATIONS", "ALIGN", "KINDS", "OP_DTYPE", "VALUE_DTYPE", "Kind", "Op", "Slot", "Tape", "Weight"]
+__all__ = ["ACTIVATIONS", "ALIGN", "KINDS", "MAX_EXPERTS", "OP_DTYPE", "VALUE_DTYPE", "Kind", "Op", "Slot", "Tape", "Weight"]
 
 
 class Kind(NamedTuple):
@@ -37,8 +37,11 @@ OP_DTYPE: np.dtype[np.void]
 VALUE_DTYPE: np.dtype[np.void]
 OP_DTYPE, VALUE_DTYPE = _native.tape_dtypes()
 
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "gelu_quick")
 """The functions of ACT and GLU, in the order of i0."""
+
+MAX_EXPERTS = _native.MAX_EXPERTS
+"""A router chooses among so many at most."""
 
 MAX_POSITIONS = 1 << 30
 """No sequence is longer."""

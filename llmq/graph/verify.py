@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from llmq.errors import TapeError
-from llmq.graph.tape import ACTIVATIONS, ALIGN, KIND_NAMES, KINDS, OP_DTYPE, VALUE_DTYPE, Op, Tape
+from llmq.graph.tape import ACTIVATIONS, ALIGN, KIND_NAMES, KINDS, MAX_EXPERTS, OP_DTYPE, VALUE_DTYPE, Op, Tape
 
 __all__ = ["verify"]
 
@@ -196,15 +196,64 @@ def _add_bias(c: _Checker) -> None:
     c.weight(c.op.w0, "f32", (c.width(c.op.out),))
 
 
+def _clamp(c: _Checker) -> None:
+    c.same_width()
+    c.need(c.op.f[0] <= c.op.f[1], f"from {c.op.f[0]} to {c.op.f[1]}")
+
+
 def _slice(c: _Checker) -> None:
-    start, width = c.op.i[0], c.width(c.op.out)
-    c.need(start >= 0 and start + width <= c.width(c.op.a), f"columns {start}..{start + width} of {c.width(c.op.a)}")
+    start, heads, out, a = c.op.i[0], c.op.i[1] or 1, c.width(c.op.out), c.width(c.op.a)
+    c.need(heads >= 1 and out % heads == 0 and a % heads == 0, f"{heads} heads in rows of {a} and {out}")
+    end = start + out // heads
+    c.need(start >= 0 and end <= a // heads, f"columns {start}..{end} of {a // heads}")
+
+
+def _join(c: _Checker) -> None:
+    heads, a, b, out = c.op.i[0], c.width(c.op.a), c.width(c.op.b), c.width(c.op.out)
+    c.need(heads >= 1 and a % heads == 0 and out % heads == 0, f"{heads} heads in rows of {a} and {out}")
+    right = (out - a) // heads
+    c.need(b in (right, heads * right), f"heads of {a // heads} columns of a leave {right} for b, which has {b} in all")
+
+
+def _route(c: _Checker) -> None:
+    experts, (used, sigmoid, groups, kept, by_two, normalize) = c.width(c.op.a), c.op.i[:6]
+    c.need(1 <= used <= experts <= MAX_EXPERTS, f"{used} of {experts} experts, of at most {MAX_EXPERTS}")
+    c.need(c.width(c.op.out) == 2 * used, f"{c.width(c.op.out)} columns for {used} experts")
+    c.need({sigmoid, by_two, normalize} <= {0, 1} and c.op.f[0] > 0, f"flags {c.op.i} {c.op.f}")
+    c.need(1 <= kept <= groups and experts % groups == 0, f"{kept} of {groups} groups of {experts} experts")
+    c.need(not by_two or experts // groups > 1, "the two best of groups of one")
+    c.need(used <= experts // groups * kept, f"{used} experts out of {kept} groups of {experts // groups}")
+    if c.op.w0 >= 0:
+        c.weight(c.op.w0, "f32", (experts,))
+
+
+def _experts(c: _Checker) -> None:
+    op, a = c.op, c.width(c.op.a)
+    c.need(op.w0 >= 0 and len(c.tape.weights[op.w0].shape) == 3, "has no stack of matrices")
+    experts, rows, columns = c.tape.weights[op.w0].shape
+    parts = op.i[0]
+    c.need(1 <= parts <= experts <= MAX_EXPERTS, f"{parts} of {experts} experts, of at most {MAX_EXPERTS}")
+    c.need(op.kind == "EXPERTS" or parts == experts, f"{parts} heads, {experts} matrices")
+    c.weight(op.w0, "matmul", (experts, rows, columns))
+    fits = a == parts * columns or (op.kind == "EXPERTS" and a == columns)
+    c.need(fits, f"{parts} parts of {columns} columns in rows of {a}")
+    c.need(c.width(op.out) == parts * rows, f"{parts} parts of {rows} columns in rows of {c.width(op.out)}")
+    if op.w1 >= 0:
+        c.weight(op.w1, "f32", (experts, rows))
+    if op.b >= 0:
+        c.need(c.width(op.b) >= parts, f"{parts} choices in rows of {c.width(op.b)}")
+
+
+def _mix(c: _Checker) -> None:
+    parts, a, b, out = c.op.i[0], c.width(c.op.a), c.width(c.op.b), c.width(c.op.out)
+    c.need(parts >= 1 and a == parts * out and b >= parts, f"{parts} parts in rows of {a}, weights in rows of {b}")
 
 
 _SHAPES: dict[str, Callable[[_Checker], None]] = {
     "EMBED": _embed, "RMSNORM": _norm, "LAYERNORM": _norm, "MATMUL": _matmul, "ROPE": _rope, "KV_PUT": _kv_put, "ATTN": _attn,
     "ACT": _act, "GLU": _act, "ADD": _Checker.same_width, "MUL": _Checker.same_width, "SCALE": _Checker.same_width,
-    "SOFTCAP": _softcap, "ADD_BIAS": _add_bias, "SLICE": _slice, "ROWS": _Checker.same_width,
+    "SOFTCAP": _softcap, "ADD_BIAS": _add_bias, "CLAMP": _clamp, "SLICE": _slice, "JOIN": _join,
+    "ROUTE": _route, "EXPERTS": _experts, "HEADS": _experts, "MIX": _mix, "ROWS": _Checker.same_width,
 }  # fmt: skip
 
 

@@ -28,6 +28,14 @@ cdef extern from "llmq.h" nogil:
         int64_t offset
 
 
+cdef extern from "ops/moe.h" nogil:
+    enum:
+        LLMQ_MAX_EXPERTS
+
+
+MAX_EXPERTS = LLMQ_MAX_EXPERTS
+
+
 def op_kinds():
     """Every op kind, in the order of its number: a list of (name, reads a, reads b, number of weights, has a state slot, meaning)."""
     return [
