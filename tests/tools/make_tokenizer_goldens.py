@@ -1,6 +1,6 @@
 """Make tests/data/tokenizers.json.xz with Hugging Face `tokenizers` (which the package and its tests never import).
 
-    python tests/tools/make_tokenizer_goldens.py
+    python tests/tools/make_tokenizer_goldens.py [SEED COUNT]      20 and 300 are what is committed
 
 Seeded texts of hostile Unicode, and for each: where every known pre-tokenizer cuts it, built from the definitions in
 llmq/text/hf_pipelines.py, and the ids that the vocabularies of tests/data/vocab give with models built from them. The
@@ -118,8 +118,9 @@ def wordpiece(lowercase: bool) -> Tokenizer:
 
 
 def main() -> None:
-    rng = random.Random(20)
-    texts = [text(rng) for _ in range(300)]
+    seed, count = map(int, sys.argv[1:] or (20, 300))
+    rng = random.Random(seed)
+    texts = [text(rng) for _ in range(count)]
     cuts = {}
     for name, steps in _STEPS:
         if name in cuts:
