@@ -32,6 +32,11 @@ def scale_offsets(qtype: QuantType) -> list[int]:
     return found
 
 
+def exponent_offsets(qtype: QuantType) -> list[int]:
+    """Where a block of the type has a scale that is a power of two with a byte as exponent."""
+    return [0] if qtype.name == "MXFP4" else []
+
+
 def random_blocks(qtype: QuantType, n: int) -> np.ndarray:
     """n random blocks; after the first half, with extreme numbers in the places of the scales."""
     rng = np.random.RandomState(int(qtype))

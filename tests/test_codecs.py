@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from codec_cases import ROW, adversarial_rows, every_case, random_blocks, scale_offsets, storyteller_rows
+from codec_cases import ROW, adversarial_rows, every_case, exponent_offsets, random_blocks, scale_offsets, storyteller_rows
 
 from llmq import _native
 from llmq.quant import rows
@@ -97,6 +97,11 @@ def test_check_finds_every_non_finite_scale(qtype: QuantType) -> None:
                 bad = good.copy()
                 bad[start : start + 2] = np.array([bits], np.uint16).view(np.uint8)
                 assert not _native.check_blocks(int(qtype), bad)
+    for at in exponent_offsets(qtype):
+        for exponent, finite in ((252, True), (253, False), (255, False)):
+            bad = good.copy()
+            bad[at + qtype.block_bytes] = exponent
+            assert _native.check_blocks(int(qtype), bad) == finite
 
 
 @each_type

@@ -73,8 +73,9 @@ def test_recipes_choose_as_llama_quantize(model: str, recipe: object) -> None:
         want = (golden["types"] | (golden["imatrix"] if imatrix else {}))[recipe.name]
         where = places(shapes, Facts(arch, given["n_layer"], gqa, given["experts"], imatrix, given["tied"]))
         got = {name: usable(recipe.choose(place), place.columns).name for name, place in where.items()}
-        if want is None:
-            assert not imatrix and any(recipe.needs_imatrix(where[name], kind) for name, kind in got.items())
+        if want is None:  # it refuses: without importances, or because it knows no type to take Q1_0's place
+            needs = any(recipe.needs_imatrix(where[name], kind) for name, kind in got.items())
+            assert (needs and not imatrix) or ("Q1_0" not in got.values() and recipe.base == "Q1_0")
         else:
             assert by_role(got) == want
 
@@ -141,7 +142,7 @@ def test_storyteller_in_every_recipe(tmp_path: Path) -> None:
         with open_checkpoint(tmp_path / "m.gguf") as model:
             assert model.metadata["general.file_type"] == recipe.file_type
             assert {t.name: t.type.name for t in model.tensors.values()} == {t.name: t.type for t in report.tensors}
-        assert report.rmse is None or report.rmse < 0.03
+        assert report.rmse is None or report.rmse < (0.04 if recipe.base == "Q1_0" else 0.03)  # the weights have one of 0.051
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 /* scale_search.h: choosing the scale, the minimum and the integers of the types whose blocks have one scale.
  *
- *     w[i] = d * level[q[i]] + m        d, m binary16; level: the integers lo..hi, or a codebook of 16; m only with has_min
+ *     w[i] = d * level[q[i]] + m        d, m binary16 (or d as `scale` says); level: the integers lo..hi, or a codebook of 16;
+ *                                       m only with has_min
  *
  * The search is described in scale_search.inc; llmq/quant/scale_search.py is the same in NumPy and gives the same bits. */
 #ifndef LLMQ_FORMATS_SCALE_SEARCH_H
@@ -15,6 +16,7 @@ typedef struct ss_shape {
     float lo, hi;               /* the integer levels; of a codebook, what counts as level 0, and unused */
     const int8_t *codebook;     /* 16 ascending levels, or NULL */
     int32_t has_min;
+    int32_t scale;              /* enum llmq_scale: F16, or without a minimum and with levels of both signs E8M0 */
     int32_t plain, starts;      /* how many starts are tried without and with importances, which make clipping pay */
     /* First guesses of the scale. Without a minimum: the level (not only an integer, not only within range) that the weight of
      * largest magnitude stands at. With one: how many steps the lowest level stands above the least weight, and the highest below
@@ -43,6 +45,9 @@ typedef struct ss_shape {
 /* Ternary weights as trained stand at 1; of others, most are far below the largest. */
 #define SS_TERNARY_STARTS .plain = 16, .starts = 16, .start = { \
     {1}, {0.75f}, {1.25f}, {1.5f}, {1.7f}, {1.9f}, {2.1f}, {2.3f}, {2.6f}, {2.9f}, {3.3f}, {3.8f}, {4.5f}, {5.5f}, {7}, {10}}
+
+/* FP4 (formats/fp4.h): the first has the greatest weight below 16 / 12 of the highest level */
+#define SS_FP4_STARTS .plain = 5, .starts = 5, .start = {{8}, {4}, {2}, {16}, {32}}
 
 /* For each of SS_LANES blocks: level[i], counted from lo, d and m. */
 typedef struct ss_fit {

@@ -10,7 +10,7 @@ import numpy as np
 from llmq.quant.codecs import Floats
 from llmq.quant.floats import to_f16
 
-__all__ = ["divide", "half", "nearest", "power", "rounded", "total"]
+__all__ = ["divide", "half", "nearest", "power", "power_scale", "rounded", "total"]
 
 
 def total(terms: Iterable[Floats]) -> Floats:
@@ -49,4 +49,12 @@ def power(v: Floats) -> Floats:
 def half(a: Floats) -> Floats:
     """The nearest binary16 number, the largest finite one where a is beyond the range; never -0."""
     out: Floats = to_f16(a).astype(np.float32) + np.float32(0)
+    return out
+
+
+def power_scale(a: Floats, fore: Floats) -> Floats:
+    """The power of two below |a|, or the nearest that, divided by fore, is a scale of MXFP4 with finite weights."""
+    least, most = fore * np.float32(2.0**-126) * np.float32(0.25), fore * np.float32(2.0**124)
+    floor = (a.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
+    out: Floats = np.minimum(np.maximum(floor, least), most)
     return out

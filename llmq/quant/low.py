@@ -1,4 +1,4 @@
-"""Two bits and less with one scale: the ternary TQ1_0 and TQ2_0, and Q2_0. csrc/formats/ draws the blocks."""
+"""Two bits and less with one scale: the ternary TQ1_0 and TQ2_0, Q1_0 and Q2_0. csrc/formats/ draws the blocks."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ class TQ1_0(OneScale):  # noqa: N801
             value = (q * 3 ** np.arange(4, 4 - digits, -1)[:, None]).sum(axis=1)
             parts.append(((value * 256 + 242) // 243).astype(np.uint8))
         return np.concatenate([*parts, f16_bytes(d)], axis=1)
+
+
+class Q1_0(OneScale):  # noqa: N801
+    name, off, group = "Q1_0", 1, 32
+    starts = (1, 2, 3, 4, 6, 8, 16, 32, 128, 512, 2048, 8192, 2**15, 2**17, 2**19, 2**21)
+    shape = Shape(-1, 1, starts, 128, plain=9, codebook=(-1, 1))
+
+    def split(self, blocks: UInt8s) -> tuple[UInt8s, Floats, Floats | None]:
+        return np.unpackbits(blocks[:, 2:], axis=1, bitorder="little") << np.uint8(1), f16_at(blocks, 0), None
+
+    def join(self, levels: UInt8s, d: Floats, m: Floats) -> UInt8s:
+        return np.concatenate([f16_bytes(d), np.packbits(levels >> np.uint8(1), axis=1, bitorder="little")], axis=1)
 
 
 class Q2_0(OneScale):  # noqa: N801

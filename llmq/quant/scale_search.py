@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.quant.codecs import Floats, UInt8s
-from llmq.quant.lanes import divide, half, nearest, power, total
+from llmq.quant.lanes import divide, half, nearest, power, power_scale, total
 
-__all__ = ["EIGHT_BIT_STARTS", "IQ4_STARTS", "MIN_STARTS", "Shape", "search", "uniform_starts"]
+__all__ = ["EIGHT_BIT_STARTS", "FP4_STARTS", "IQ4_STARTS", "MIN_STARTS", "Shape", "search", "uniform_starts"]
 
 REFITS = 2
 MIN_STARTS = (
@@ -22,6 +22,7 @@ MIN_STARTS = (
     *((0.0, 1.0), (1.0, 0.0), (0.5, 1.0), (1.0, 0.5), (1.0, 1.0)),
 )
 IQ4_STARTS = (-127, -122, -117, -112, -132, -137, -142, -147, 113, 108, 103, 98, 118, 123, 128, 93)
+FP4_STARTS = (8, 4, 2, 16, 32)
 EIGHT_BIT_STARTS = (
     *(127, 127.4, 126.6, 126.2, 125.8, 125.4, 125, 124.6),
     *(124.2, 123.8, 123.4, 123, 122.6, 122.2, 121.8, 121.4),
@@ -35,11 +36,10 @@ def uniform_starts(lo: int, hi: int) -> tuple[float, ...]:
     return tuple(float(np.float32(end) + np.float32(by)) for steps, end in sides for by in steps)
 
 
-
 @dataclass(frozen=True)
 class Shape:
     """ss_shape: the levels (lo..hi; or a codebook, with lo what counts as 0) and the starts, pairs for a type with a
-    minimum; the first `plain` serve without importances."""
+    minimum; the first `plain` serve without importances; `powers`: scales are powers of two."""
 
     lo: int
     hi: int
@@ -47,6 +47,7 @@ class Shape:
     n: int = 32
     plain: int = 16
     codebook: tuple[int, ...] = ()
+    powers: bool = False
 
     def level(self, y: Floats) -> Floats:
         """The level nearest to y."""
@@ -64,9 +65,9 @@ class Sums:
 
 def gather(shape: Shape, src: Floats, weight: Floats | None) -> tuple[Floats, Floats, Floats]:
     """Blocks (n, shape.n) scaled and transposed: x, importances, and the powers of two that undo the scaling, 0 where
-    a block is nothing beside binary16's least number."""
+    a block is nothing beside the least scale."""
     amax = np.abs(src).max(axis=1)
-    back = np.where(amax > np.float32(2.0**-25), power(amax), np.float32(0))
+    back = np.where(amax >= np.float32(2.0**-126) if shape.powers else amax > np.float32(2.0**-25), power(amax), np.float32(0))
     x = src.T * divide(np.ones_like(back), back)
     if weight is None:
         return x, np.ones_like(x), back
@@ -90,6 +91,9 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
     fore = divide(np.ones_like(back), back)
 
     def rounded(a: Floats) -> Floats:
+        if shape.powers:
+            with np.errstate(over="ignore"):
+                return power_scale(a, fore)
         with np.errstate(over="ignore"):
             return half(a * back) * fore
 

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
         IQ4_XS = 23
         TQ1_0 = 34
         TQ2_0 = 35
+        MXFP4 = 39
+        Q1_0 = 41
         Q2_0 = 42
 else:
     QuantType = _TypeFacts("QuantType", {name: number for name, number, _, _ in _native.tensor_types()})
