@@ -13,7 +13,7 @@ import numpy as np
 
 from llmq.errors import printable, quoted
 from llmq.formats import open_unchecked
-from llmq.formats.checkpoint import MetaValue
+from llmq.formats.checkpoint import MetaValue, Tensor
 from llmq.formats.values import show_type, type_of_value
 from llmq.formats.weights import open_weights, weights_format
 from llmq.quant.recipes import RECIPES
@@ -110,12 +110,17 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         rows = tuple(TensorRow(t.name, t.shape, t.dtype, t.size * t.item, t.offset) for t in stored.values())
         return Inspection(str(path), alone, dict(notes), dict.fromkeys(notes, "str"), rows)
     with open_unchecked(given) as model:
-        rows = tuple(TensorRow(t.name, t.shape, t.type.name, t.nbytes, t.offset) for t in model.tensors.values())
+        rows = tuple(_row(t) for t in model.tensors.values())
         architecture = model.metadata.get("general.architecture")
         known = architecture if isinstance(architecture, str) else None
         types = {key: show_type(*type_of_value(key, value, known, model.types)) for key, value in model.metadata.items()}
         kind = "Hugging Face folder" if given.is_dir() else "GGUF"
         return Inspection(str(path), kind, model.metadata, types, rows)
+
+
+def _row(t: Tensor) -> TensorRow:
+    kind, size = (t.type.name, t.nbytes) if t.packed is None else (t.packed.kind, t.packed.nbytes)
+    return TensorRow(t.name, t.shape, kind, size, t.offset)
 
 
 def _plain(value: MetaValue) -> Any:

@@ -161,7 +161,7 @@ def test_float64_becomes_float32(tmp_path: Path) -> None:
     ("config", "error", "message"),
     [
         ({"model_type": "no_such"}, UnsupportedArchError, "'no_such'.*llama"),
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedError, "quantized by 'gptq'"),
+        ({"quantization_config": {"quant_method": "hqq"}}, UnsupportedError, "quantized by 'hqq'; known are gptq"),
         ({"num_hidden_layers": True}, FormatError, "num_hidden_layers"),
         ({"num_hidden_layers": 1}, FormatError, "'model.layers.1"),
     ],

@@ -1,7 +1,8 @@
 """Quantize a model: a GGUF file or Hugging Face folder in, a GGUF file out, which appears whole or not at all.
 
 Arguments stand in llama-quantize's order and types have its names. The report ends with size, bits per weight and error per
-tensor.
+tensor. COPY keeps every tensor's type; a folder of GPTQ, AWQ, compressed-tensors, fp8 or bitsandbytes becomes the GGUF types
+that lose least (docs/packed.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llmq.cli import _common
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", help="a GGUF file or a Hugging Face folder")
     parser.add_argument("dst", metavar="DST", help="the GGUF file to write")
-    parser.add_argument("type", metavar="TYPE", help="type or recipe, in any case: Q4_K_M, Q8_0, F16, ...")
+    parser.add_argument("type", metavar="TYPE", help="type or recipe, in any case: Q4_K_M, Q8_0, F16, ..., or COPY")
     parser.add_argument("n_threads", metavar="NTHREADS", nargs="?", type=int, help="default: the cores this process may use")
     parser.add_argument("--imatrix", metavar="FILE", help="importance matrix of llama-imatrix (GGUF or .dat)")
     parser.add_argument(

@@ -6,10 +6,12 @@ order), so that architectures, the quantizer and the tokenizer have one source t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +19,33 @@ import numpy.typing as npt
 from llmq.formats.source import Source
 from llmq.quant.types import QuantType
 
-__all__ = ["Checkpoint", "MetaValue", "Tensor"]
+__all__ = ["Checkpoint", "MetaValue", "Packed", "Tensor"]
 
 MetaValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str] | npt.NDArray[np.generic]
 """A GGUF value. Numeric arrays are NumPy arrays of the file's element type; string arrays are lists."""
 
 
+class Packed(Protocol):
+    """A matrix that its file holds in another tool's form (llmq.formats.packed). `kind` names the form, `nbytes` is its size;
+    `is_float` tells floats of 8 bits from integers and codes of fewer; `forms` are the block types that take its integers as
+    they are."""
+
+    kind: str
+    nbytes: int
+    is_float: bool
+    forms: tuple[QuantType, ...]
+
+    def values(self, begin: int, end: int) -> npt.NDArray[np.float32]:
+        """Rows begin to end, float32 (rows, columns), by the tool's own formula. FormatError for NaN or infinity."""
+
+    def blocks(self, qtype: QuantType, begin: int, end: int) -> npt.NDArray[np.uint8]:
+        """The same rows as one of `forms`, or rounded to a float type: uint8 (bytes,)."""
+
+
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor. `shape` is row-major (rows, columns), the reverse of GGUF's dims; `offset` is its first byte in `path`."""
+    """One tensor. `shape` is row-major (rows, columns), the reverse of GGUF's dims; `offset` is its first byte in `path`. When
+    its file holds it `packed`, `type` and `raw` are what keeps most of it, `numpy` is exact."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,6 +56,7 @@ class Tensor:
     release: Callable[[int, int], None] = field(default=lambda begin, end: None, repr=False)
     """release(begin, end) gives the memory of these bytes of the mapping back; they are read from the file again when
     needed."""
+    packed: Packed | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -47,6 +68,8 @@ class Tensor:
 
     def numpy(self) -> npt.NDArray[np.float32]:
         """The dequantized values, float32 of `shape`."""
+        if self.packed is not None:
+            return self.packed.values(0, math.prod(self.shape[:-1])).reshape(self.shape)
         from llmq.quant.rows import dequantize  # noqa: PLC0415 - keeps the formats importable without the codecs
 
         return dequantize(self.raw(), self.type, self.shape)

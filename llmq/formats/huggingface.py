@@ -21,6 +21,7 @@ import numpy.typing as npt
 from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
 from llmq.formats.json_file import read_json
+from llmq.formats.packed import OrderedRows, PackedWeight, unpacked
 from llmq.formats.stored import StoredTensor
 from llmq.formats.weights import open_folder_weights
 from llmq.quant.types import QuantType
@@ -32,9 +33,10 @@ __all__ = ["is_folder", "open_folder", "tensor_order"]
 
 _MAX_CONFIG = 16 << 20
 _FLOATS = {"F64": QuantType.F32, "F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16}  # what each becomes
-_FILE_TYPES = {QuantType.F32: 0, QuantType.F16: 1, QuantType.BF16: 32}  # general.file_type
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7}  # general.file_type
 _QUANTIZATION_VERSION = 2
 _ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$")
+_QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's, AutoAWQ's
 _SAMPLING = {  # generation_config.json: GGUF key
     "temperature": ("temp", float),
     "top_k": ("top_k", int),
@@ -57,7 +59,8 @@ def open_folder(path: str | os.PathLike[str]) -> Checkpoint:
     family = _family_of(config, folder)
     sources, stored = open_folder_weights(folder)
     try:
-        tensors = _gguf_tensors(stored, family, config, folder)
+        weights = unpacked(stored, _quantization(config, folder), folder)
+        tensors = _gguf_tensors(weights, family, config, folder)
         metadata = _metadata(folder, config, family, tensors)
     except BaseException:
         for source in sources:
@@ -76,18 +79,23 @@ def _family_of(config: Mapping[str, Any], folder: Path) -> Family:
     from llmq.arch import family_of_config  # noqa: PLC0415 - the families import the formats
 
     path = folder / "config.json"
-    family = family_of_config(config, str(path))
-    quantization = config.get("quantization_config") or config.get("compression_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        raise UnsupportedError(
-            f"the weights are quantized by {quoted(method)}; give the original model or a GGUF file", path=path
-        )
-    return family
+    return family_of_config(config, str(path))
+
+
+def _quantization(config: Mapping[str, Any], folder: Path) -> Mapping[str, object] | None:
+    """How another tool quantized the weights: from config.json, or the file that the tools' first versions wrote."""
+    for key in ("quantization_config", "compression_config"):
+        found = config.get(key)
+        if isinstance(found, dict):
+            return found
+        if found is not None:
+            raise FormatError(f"{key}: an object expected, found {quoted(found)}", path=folder / "config.json")
+    path = next((folder / name for name in _QUANTIZATION_FILES if (folder / name).exists()), None)
+    return None if path is None else read_json(path, _MAX_CONFIG)
 
 
 def _gguf_tensors(
-    stored: Mapping[str, StoredTensor], family: Family, config: Mapping[str, Any], folder: Path
+    weights: Mapping[str, StoredTensor | PackedWeight], family: Family, config: Mapping[str, Any], folder: Path
 ) -> dict[str, Tensor]:
     from gguf.constants import MODEL_ARCH_NAMES  # noqa: PLC0415 - slow to import, and only folders need it
     from gguf.tensor_mapping import get_tensor_name_map  # noqa: PLC0415
@@ -97,7 +105,7 @@ def _gguf_tensors(
     names = get_tensor_name_map(arch, n_layer)
     tied = config.get("tie_word_embeddings") is True
     found: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
+    for name, tensor in weights.items():
         gguf_name = names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
         if (
             name.endswith(family.ignored)
@@ -107,14 +115,21 @@ def _gguf_tensors(
             continue
         if gguf_name is None:
             raise FormatError(
-                f"tensor {quoted(name)} is not one of a {family.name} model of {n_layer} layers", path=tensor.source.path
+                f"tensor {quoted(name)} is not one of a {family.name} model of {n_layer} layers", path=_path_of(tensor)
             )
         if gguf_name in found:
-            raise FormatError(f"two tensors stand for {gguf_name}, the second is {quoted(name)}", path=tensor.source.path)
-        found[gguf_name] = _converted(gguf_name, tensor, family, config)
+            raise FormatError(f"two tensors stand for {gguf_name}, the second is {quoted(name)}", path=_path_of(tensor))
+        if isinstance(tensor, PackedWeight):
+            found[gguf_name] = _packed(gguf_name, tensor, family, config)
+        else:
+            found[gguf_name] = _converted(gguf_name, tensor, family, config)
     for name, values in family.hf_extra_tensors(config).items():
         found[name] = _computed(name, values, folder)
     return {name: found[name] for name in sorted(found, key=tensor_order)}
+
+
+def _path_of(tensor: StoredTensor | PackedWeight) -> str:
+    return tensor.path if isinstance(tensor, PackedWeight) else str(tensor.source.path)
 
 
 def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[str, Any]) -> Tensor:
@@ -154,6 +169,21 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
     return Tensor(name, shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
 
 
+def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str, Any]) -> Tensor:
+    """The GGUF tensor `name` made from a packed matrix, whose rows are outputs whatever its float form had."""
+    transform = family.hf_transform(name, config)
+    order = None
+    if transform is not None:
+        order = transform(np.arange(weight.shape[0])).astype(np.intp)
+        if not np.array_equal(np.sort(order), np.arange(weight.shape[0])):
+            raise UnsupportedError(f"tensor {quoted(weight.name)}: only its rows may change places", path=weight.path)
+    rows = OrderedRows(weight, order)
+    qtype = QuantType.F32 if _ALWAYS_F32.search(name) else weight.type
+    return Tensor(
+        name, weight.shape, qtype, partial(rows.blocks, qtype, 0, weight.shape[0]), weight.path, weight.offset, packed=rows
+    )
+
+
 def _widen(values: npt.NDArray[np.generic], qtype: QuantType) -> npt.NDArray[np.generic]:
     from llmq.quant.rows import dequantize  # noqa: PLC0415 - keeps the formats importable without the codecs
 
@@ -178,7 +208,7 @@ def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: 
     if name:
         metadata["general.name"] = name
     metadata |= family.hf_metadata(config, str(folder / "config.json"))
-    metadata |= {"general.file_type": _FILE_TYPES[main], "general.quantization_version": _QUANTIZATION_VERSION}
+    metadata |= {"general.file_type": _FILE_TYPES[main.name], "general.quantization_version": _QUANTIZATION_VERSION}
     metadata |= _sampling_hints(folder)
     return metadata | vocab_metadata(folder)
 

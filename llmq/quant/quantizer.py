@@ -26,12 +26,13 @@ from llmq import _native
 from llmq.cpu import usable_cores
 from llmq.errors import Cancelled, FormatError, OutOfMemoryError, UnsupportedQuantError, quoted
 from llmq.formats import open_checkpoint
-from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
+from llmq.formats.checkpoint import Checkpoint, MetaValue, Packed, Tensor
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.formats.huggingface import tensor_order
 from llmq.quant.imatrix import Imatrix, read_imatrix
-from llmq.quant.recipes import Facts, Place, Recipe, find_recipe, places, usable
+from llmq.quant.recipes import COPY, Facts, Place, Recipe, find_recipe, places, usable
 from llmq.quant.report import QuantReport, TensorReport
+from llmq.quant.rows import dequantize
 from llmq.quant.types import QuantType, parse_type
 
 __all__ = ["Progress", "quantize_model"]
@@ -82,14 +83,17 @@ def quantize_model(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> QuantReport:
-    """Write the model `src` (a GGUF file or a Hugging Face folder) as the GGUF file `dst` of recipe `qtype`.
+    """Write the model `src` (a GGUF file or a Hugging Face folder, one of GPTQ, AWQ, … too) as the GGUF file `dst` of recipe
+    `qtype`.
 
-    qtype           a recipe or type of llama-quantize, in any case: Q4_K_M, Q8_0, F16, …
+    qtype           a recipe or type of llama-quantize, in any case: Q4_K_M, Q8_0, F16, …; COPY keeps every tensor in the type
+                    it has, a packed matrix (GPTQ, AWQ, …) in the one that keeps most of it; it takes no options about types
     imatrix         importance matrix of llama-imatrix (GGUF or .dat): weighs the error that quantizing minimizes
     tensor_types    regular expression -> type, for the tensors whose name it is found in; the first that fits decides
     output_type, embedding_type    types of output.weight and token_embd.weight
     pure            every matrix gets the recipe's base type
-    allow_requantize    take weights that are quantized already (the errors add up)
+    allow_requantize    take weights that are quantized already (the errors add up); needed neither for float types nor for
+                    the types that take a packed matrix as it is
     n_threads       default: the cores this process may use
     max_memory      bytes for buffers; default: what n_threads need, about 16 MiB each
     dry_run         plan and report, write nothing
@@ -110,6 +114,10 @@ def quantize_model(
         pure,
         allow_requantize,
     )
+    if recipe is COPY and (imatrix is not None or wishes != _Wishes([], None, None, False, False)):
+        raise ValueError(
+            "COPY keeps every type: it takes none of imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize"
+        )
     weights = read_imatrix(imatrix) if imatrix is not None else None
     with open_checkpoint(src) as model:
         jobs = _plan(model, recipe, weights, wishes)
@@ -181,26 +189,38 @@ def _plan(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None, wishes: _W
     for name, tensor in ordered.items():
         wanted, importance = tensor.type, None
         place = where.get(name)
-        if place is not None:
+        if place is not None and recipe is not COPY:
             wanted = usable(wishes.kind(recipe, place), place.columns)
             importance = imatrix.of(name, tensor.shape) if imatrix is not None else None
             if importance is None and recipe.needs_imatrix(place, wanted.name):
                 raise UnsupportedQuantError(
                     f"{recipe.name} makes {name} {wanted.name}, which needs an importance matrix; pass one that has this tensor"
                 )
-        if not tensor.type.is_float and wanted is not tensor.type and not wishes.allow_requantize:
+        if _requantizes(tensor, wanted) and not wishes.allow_requantize:
             raise UnsupportedQuantError(
-                f"tensor {quoted(name)} is {tensor.type.name} already, and quantizing it again adds to its error; start from "
-                "F16, BF16 or F32 weights, or allow it with allow_requantize (--allow-requantize)",
+                f"tensor {quoted(name)} is {_source_type(tensor)} already, and quantizing it again adds to its error; start "
+                "from F16, BF16 or F32 weights, or allow it with allow_requantize (--allow-requantize)",
                 path=model.path,
             )
         jobs.append(_Job(tensor, wanted, importance))
     return jobs
 
 
+def _requantizes(tensor: Tensor, wanted: QuantType) -> bool:
+    """Whether `wanted` would round weights a second time, each to few levels."""
+    if tensor.packed is None:
+        return not tensor.type.is_float and wanted is not tensor.type
+    return not (tensor.packed.is_float or wanted.is_float or wanted in tensor.packed.forms)
+
+
+def _source_type(tensor: Tensor) -> str:
+    return tensor.type.name if tensor.packed is None else tensor.packed.kind
+
+
 def _metadata(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None) -> dict[str, MetaValue]:
     out = dict(model.metadata)
-    out["general.file_type"] = recipe.file_type
+    if recipe is not COPY:
+        out["general.file_type"] = recipe.file_type
     out["general.quantization_version"] = _QUANTIZATION_VERSION
     return out | (imatrix.metadata() if imatrix is not None else {})
 
@@ -220,12 +240,15 @@ def _check_space(dst: str | os.PathLike[str], needed: int) -> None:
 
 def _report(job: _Job, pieces: list[_Piece] | None) -> TensorReport:
     tensor = job.tensor
-    report = TensorReport(tensor.name, tensor.shape, tensor.type.name, job.type.name, tensor.nbytes, job.info.nbytes)
-    if not pieces or job.type is tensor.type:
+    source_bytes = tensor.nbytes if tensor.packed is None else tensor.packed.nbytes
+    report = TensorReport(tensor.name, tensor.shape, _source_type(tensor), job.type.name, source_bytes, job.info.nbytes)
+    if job.type is tensor.type and tensor.packed is None:
+        return replace(report, exact=True)
+    if not pieces:
         return report
     error, square = math.fsum(p.error for p in pieces), math.fsum(p.square for p in pieces)
     relative = math.sqrt(error / square) if square > 0 else 0.0
-    return replace(report, rmse=math.sqrt(error / report.weights), relative_rmse=relative)
+    return replace(report, rmse=math.sqrt(error / report.weights), relative_rmse=relative, exact=error == 0)
 
 
 class _Run:
@@ -289,7 +312,7 @@ class _Run:
         """Every piece: its job, its bytes of the tensor (begin, end), and the call that converts it."""
         for job in self.jobs:
             tensor = job.tensor
-            raw = tensor.raw()
+            raw = tensor.raw() if tensor.packed is None else _NOTHING
             columns = tensor.shape[-1]
             row_bytes = tensor.type.nbytes(columns)
             rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1  # of one matrix: a piece stays within it
@@ -297,9 +320,12 @@ class _Run:
             for matrix in range(math.prod(tensor.shape[:-2])):
                 importance = None if job.importance is None else job.importance[matrix]
                 for row in range(0, rows, step):
-                    begin = (matrix * rows + row) * row_bytes
-                    end = (matrix * rows + min(row + step, rows)) * row_bytes
-                    yield job, begin, end, partial(_convert, job, raw[begin:end], begin, importance)
+                    first, last = matrix * rows + row, matrix * rows + min(row + step, rows)
+                    begin, end = first * row_bytes, last * row_bytes
+                    if tensor.packed is None:
+                        yield job, begin, end, partial(_convert, job, raw[begin:end], first, importance)
+                    else:
+                        yield job, begin, end, partial(_convert_packed, job, tensor.packed, first, last, importance)
 
     def _tell(self, done: int) -> None:
         if self.progress is not None and self.progress("quantize", done, self.total) is False:
@@ -309,19 +335,39 @@ class _Run:
 _NOTHING = np.zeros(0, np.uint8)
 
 
-def _convert(job: _Job, raw: npt.NDArray[np.uint8], begin: int, importance: npt.NDArray[np.float32] | None) -> _Piece:
-    """Convert the rows in `raw`, which begin at byte `begin` of the tensor."""
-    tensor, columns = job.tensor, job.tensor.shape[-1]
+def _convert(job: _Job, raw: npt.NDArray[np.uint8], first: int, importance: npt.NDArray[np.float32] | None) -> _Piece:
+    """Convert the rows in `raw`, which begin at row `first` of the tensor."""
+    tensor = job.tensor
     if job.type is tensor.type:
         if not _native.check_blocks(int(tensor.type), raw):
             raise FormatError(f"tensor {quoted(tensor.name)} holds NaN or infinity", path=tensor.path, offset=tensor.offset)
         return _Piece(raw, 0.0, 0.0)
-    n = raw.size // tensor.type.block_bytes * tensor.type.block
+    return _encode(job, tensor.type, raw, first, importance)
+
+
+def _convert_packed(
+    job: _Job, packed: Packed, first: int, last: int, importance: npt.NDArray[np.float32] | None
+) -> _Piece:
+    """Convert the rows first to last of a packed matrix: as they are where the type takes them, else from their values."""
+    values = packed.values(first, last)
+    if job.type not in packed.forms:
+        return _encode(job, QuantType.F32, values.reshape(-1).view(np.uint8), first, importance)
+    data = packed.blocks(job.type, first, last)
+    difference = values - dequantize(data, job.type, values.shape)
+    squares = [float(np.square(x, dtype=np.float64).sum()) for x in (difference, values)]
+    return _Piece(data, *squares)
+
+
+def _encode(
+    job: _Job, source: QuantType, raw: npt.NDArray[np.uint8], first: int, importance: npt.NDArray[np.float32] | None
+) -> _Piece:
+    """Convert rows of type `source`, the first of which is row `first` of the tensor."""
+    tensor, columns = job.tensor, job.tensor.shape[-1]
+    n = raw.size // source.block_bytes * source.block
     out = np.empty(job.type.nbytes(n), np.uint8)
-    error, square, bad = _native.convert_rows(int(tensor.type), raw, int(job.type), out, columns, importance)
+    error, square, bad = _native.convert_rows(int(source), raw, int(job.type), out, columns, importance)
     if bad >= 0:
-        at = begin // tensor.type.block_bytes * tensor.type.block + bad
-        where = tuple(map(int, np.unravel_index(at, tensor.shape)))
+        where = tuple(map(int, np.unravel_index(first * columns + bad, tensor.shape)))
         raise FormatError(
             f"tensor {quoted(tensor.name)} holds NaN or infinity at {where}", path=tensor.path, offset=tensor.offset
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from llmq.errors import UnsupportedQuantError
 from llmq.quant.types import QuantType
 
-__all__ = ["RECIPES", "Facts", "Place", "Recipe", "find_recipe", "may_quantize", "places", "usable"]
+__all__ = ["COPY", "RECIPES", "Facts", "Place", "Recipe", "find_recipe", "may_quantize", "places", "usable"]
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,7 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe("Q1_0", 40, "Q1_0"), Recipe("Q2_0", 41, "Q2_0", {_EMBD: [(always, "Q4_K")]}),
 )}
 # fmt: on
+COPY = Recipe("COPY", -1, "")  # every tensor in the type it has; the file keeps its own file_type
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP16": "F16", "FP32": "F32"}
 
 
@@ -250,14 +251,17 @@ def find_recipe(name: str) -> Recipe:
     `UnsupportedQuantError` with a suggestion otherwise."""
     wanted = name.upper().replace("-", "_")
     wanted = _ALIASES.get(wanted, wanted)
+    if wanted == COPY.name:
+        return COPY
     if wanted in RECIPES:
         return RECIPES[wanted]
     for recipe in RECIPES.values():
         if wanted == str(recipe.file_type):
             return recipe
-    near = difflib.get_close_matches(wanted, RECIPES, n=1, cutoff=0.5)
+    known = (*RECIPES, COPY.name)
+    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise UnsupportedQuantError(f"unknown type {name!r}{hint} Types: {', '.join(RECIPES)}")
+    raise UnsupportedQuantError(f"unknown type {name!r}{hint} Types: {', '.join(known)}")
 
 
 def may_quantize(name: str, shape: Sequence[int]) -> bool:

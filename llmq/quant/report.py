@@ -14,7 +14,8 @@ __all__ = ["QuantReport", "TensorReport"]
 @dataclass(frozen=True)
 class TensorReport:
     """One tensor: its types before and after, its size, and the root mean square error, absolute and relative to the weights'
-    root mean square (None when nothing was computed: a copy, or a dry run)."""
+    root mean square (None when nothing was computed: a copy, or a dry run). `exact`: whether every value is what it was (None
+    when a dry run cannot tell)."""
 
     name: str
     shape: tuple[int, ...]
@@ -24,6 +25,7 @@ class TensorReport:
     bytes: int
     rmse: float | None = None
     relative_rmse: float | None = None
+    exact: bool | None = None
 
     @property
     def weights(self) -> int:
@@ -79,8 +81,8 @@ class QuantReport:
                 t.type if t.type == t.source_type else f"{t.source_type} > {t.type}",
                 f"{t.bytes / 2**20:.2f}",
                 f"{8 * t.bytes / t.weights:.2f}",
-                "" if t.rmse is None else f"{t.rmse:.3g}",
-                "" if t.relative_rmse is None else f"{100 * t.relative_rmse:.2f} %",
+                "exact" if t.exact else "" if t.rmse is None else f"{t.rmse:.3g}",
+                "" if t.exact or t.relative_rmse is None else f"{100 * t.relative_rmse:.3g} %",
             )
             for t in self.tensors
         ]

@@ -1,0 +1,114 @@
+"""A matrix in a form that GGUF does not have: what all tools' forms share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from llmq.errors import FormatError, quoted
+from llmq.quant.types import QuantType
+
+__all__ = ["Floats", "OrderedRows", "PackedWeight", "Rows", "UInt8s", "float_type", "in_f16"]
+
+Floats = npt.NDArray[np.float32]
+UInt8s = npt.NDArray[np.uint8]
+Rows = slice | npt.NDArray[np.intp]
+"""Which rows of a matrix, in which order."""
+
+_CHUNK = 1 << 20  # weights unpacked at once: what is between the parts and the result stays small
+_F16_MAX = 65504.0
+_F16_MIN = 2.0**-14  # the smallest that has all its bits
+
+
+@dataclass(frozen=True)
+class PackedWeight(ABC):
+    """A matrix (rows, columns). `name` is that of Hugging Face ("model.layers.0.mlp.up_proj.weight"), `kind` says how it is
+    packed, for reports; `nbytes`, `path` and `offset` are of its parts. `type` is the GGUF type that keeps most of it for its
+    size, `forms` the block types that its integers are moved to as they are. `is_float`: its levels are floats of 8 bits."""
+
+    name: str
+    kind: str
+    shape: tuple[int, int]
+    nbytes: int
+    path: str
+    offset: int
+    type: QuantType = field(init=False)
+    forms: tuple[QuantType, ...] = field(init=False, default=())
+    is_float: bool = field(init=False, default=False)
+
+    @abstractmethod
+    def unpack(self, rows: Rows) -> Floats:
+        """The values of these rows, by the tool's own formula in float32. FormatError for NaN or infinity."""
+
+    def move(self, rows: Rows, qtype: QuantType) -> UInt8s:
+        """These rows as blocks of one of `forms`, uint8 (n, bytes per row), the integers as they are."""
+        raise NotImplementedError
+
+    def blocks(self, rows: Rows, qtype: QuantType) -> UInt8s:
+        """These rows as one of `forms` or a float type, rounded to nearest."""
+        if qtype in self.forms:
+            return self.move(rows, qtype)
+        from llmq.quant.rows import quantize  # noqa: PLC0415 - keeps the formats importable without the codecs
+
+        assert qtype.is_float, qtype
+        return quantize(self.unpack(rows), qtype)
+
+    def chunks(self) -> Iterator[Rows]:
+        """All rows, a piece at a time."""
+        return (rows for _, rows in OrderedRows(self).pieces(0, self.shape[0]))
+
+    def refuse(self, problem: str) -> FormatError:
+        return FormatError(f"tensor {quoted(self.name)} {problem}", path=self.path, offset=self.offset)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+class OrderedRows:
+    """A packed matrix with its rows in the order of GGUF: what llmq.formats.checkpoint.Packed asks for."""
+
+    def __init__(self, weight: PackedWeight, order: npt.NDArray[np.intp] | None = None) -> None:
+        self.weight = weight
+        self.order = order
+        self.kind, self.nbytes, self.is_float, self.forms = weight.kind, weight.nbytes, weight.is_float, weight.forms
+
+    def pieces(self, begin: int, end: int) -> Iterator[tuple[int, Rows]]:
+        """The rows a piece at a time: (first place after begin, rows)."""
+        step = max(1, _CHUNK // self.weight.shape[1])
+        for at in range(begin, end, step):
+            piece = slice(at, min(at + step, end))
+            yield at - begin, piece if self.order is None else self.order[piece]
+
+    def values(self, begin: int, end: int) -> Floats:
+        """See `Packed`."""
+        out = np.empty((end - begin, self.weight.shape[1]), np.float32)
+        for at, rows in self.pieces(begin, end):
+            found = self.weight.unpack(rows)
+            out[at : at + len(found)] = found
+        return out
+
+    def blocks(self, qtype: QuantType, begin: int, end: int) -> UInt8s:
+        """See `Packed`."""
+        out = np.empty((end - begin, qtype.nbytes(self.weight.shape[1])), np.uint8)
+        for at, rows in self.pieces(begin, end):
+            found = self.weight.blocks(rows, qtype)
+            out[at : at + len(found)] = found
+        return out.reshape(-1)
+
+
+def in_f16(scales: Floats) -> bool:
+    """Whether rounding scales to binary16 loses no more than rounding does: none overflows, and what underflows is nothing
+    beside the largest."""
+    largest = float(np.abs(scales).max(initial=0))
+    with np.errstate(over="ignore"):
+        error = float(np.abs(scales.astype(np.float16).astype(np.float32) - scales).max(initial=0))
+    return largest <= _F16_MAX and error <= largest * 2.0**-11
+
+
+def float_type(largest: float) -> QuantType:
+    """The 16-bit type for values that reach `largest`: F16 has more bits, BF16 more range."""
+    return QuantType.F16 if 1024 * _F16_MIN <= largest <= _F16_MAX or largest == 0 else QuantType.BF16
