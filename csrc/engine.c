@@ -17,6 +17,8 @@
 
 enum {
     OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
+    ALONE = 8192,      /* up to this many floats to write are one thread's work, and not a phase of their own */
+    ALONE_PRODUCTS = 1 << 16, /* the same for attention, counted in multiplications */
     SHARES = 4,        /* pieces of work per thread, where pieces are made to measure */
 };
 
@@ -514,9 +516,29 @@ static void set_strips(llmq_engine *e, int64_t next) {
     for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->strips[i].next, next, __ATOMIC_RELAXED);
 }
 
-static int has_work(const llmq_engine *e, const llmq_span *span) {
-    const int64_t m = rows_of(&e->batch, span);
-    return m > 0 && !(span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m));
+/* Too little for several threads: one row, which cannot be shared, or less than a phase costs. */
+static int is_small(const llmq_engine *e, const llmq_span *span, int64_t m) {
+    const llmq_op *op = &e->ops[span->first];
+    if (span->kind == LLMQ_BY_ROWS) return m == 1 || m * span->floats <= ALONE;
+    if (span->kind != LLMQ_ATTEND || m > 16) return 0;
+    int64_t keys = 0;
+    for (int64_t t = 0; t < m; t++) keys += e->batch.positions[t] + 1;
+    return keys * op->i[0] * (op->i[1] + op->i[3]) <= ALONE_PRODUCTS;
+}
+
+static void set_modes(llmq_engine *e) {
+    for (int32_t i = 0; i < e->plan.n_spans; i++) {
+        const llmq_span *span = &e->plan.spans[i];
+        const int64_t m = rows_of(&e->batch, span);
+        const int skipped = m == 0 || (span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m));
+        e->phases[i].mode = skipped ? LLMQ_SKIPPED : i > 0 && is_small(e, span, m) ? LLMQ_ALONE : LLMQ_TOGETHER;
+    }
+}
+
+int32_t llmq_engine_phases(const llmq_engine *e) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->plan.n_spans; i++) n += e->phases[i].mode == LLMQ_TOGETHER;
+    return n;
 }
 
 llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) {
@@ -528,7 +550,7 @@ llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) 
         group_tokens(e, &e->batch, n);
         memset(e->arrived, 0, sizeof e->arrived);
         set_strips(e, 0);
-        for (int32_t i = 0; i < e->plan.n_spans; i++) e->phases[i].empty = !has_work(e, &e->plan.spans[i]);
+        set_modes(e);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
         llmq_pool_run(e->pool, e->phases, e->plan.n_spans, work, e);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;

@@ -21,6 +21,7 @@ typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
     int32_t kind;
     int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND: one op; EXPERTS: EXPERTS and HEADS */
     int32_t tail;      /* its rows are the output rows */
+    int64_t floats;    /* written per row */
 } llmq_span;
 
 typedef struct llmq_rope { /* a distinct table of cosines and sines */
@@ -63,6 +64,8 @@ int64_t llmq_engine_growth(const llmq_engine *, const llmq_batch *);            
 llmq_status llmq_engine_prepare(llmq_engine *, const llmq_batch *);                /* LLMQ_ERR_NOMEM: nothing has changed */
 llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, float *logits);     /* logits [n_out][n_vocab] */
 void llmq_engine_commit(llmq_engine *, const llmq_batch *, int done);              /* the sequences take the tokens, or are as before */
+
+int32_t llmq_engine_phases(const llmq_engine *); /* of the last run's last micro-batch: how often its threads waited for each other */
 
 /* cancel makes the run under way return LLMQ_ERR_CANCELLED soon; arm forgets it. Not at the same time as each other. */
 void llmq_engine_arm(llmq_engine *);

@@ -94,12 +94,14 @@ float llmq_dot_float(const llmq_codec *, const void *row, const float *x, int64_
 /* A job is phases in order. Each thread that is awake and finds a phase open takes part in it: it calls work once, which takes
  * pieces from *next until none is left. A phase is over when every thread that took part has come back, and only then does the next
  * one begin; nobody waits for a thread that was not there. So work must find nothing to do once all pieces are taken, and the caller
- * alone must be enough. */
+ * alone must be enough. What is too little to share is put into phases that one thread does alone: the last one to come back from the
+ * phase before, without waiting for anybody. */
 enum { LLMQ_MAX_THREADS = 64 };
+enum llmq_phase_mode { LLMQ_TOGETHER, LLMQ_ALONE, LLMQ_SKIPPED };
 typedef struct llmq_pool llmq_pool;
 typedef struct llmq_phase {
     _Alignas(64) uint64_t state;      /* the pool's */
-    int32_t empty;                    /* 1: nothing to do, skipped; set by the caller before the job */
+    int32_t mode;                     /* set by the caller before the job; the first that is not skipped must be TOGETHER */
     _Alignas(64) int64_t next;        /* set to 0 by the pool; to be used with atomic operations */
 } llmq_phase;
 typedef void llmq_work(void *arg, int phase, int64_t *next, int tid, int nth);

@@ -7,7 +7,8 @@
  * different times are covered by the same rule.
  *
  * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention is a phase, and so are
- * neighbouring multiplications by experts. */
+ * neighbouring multiplications by experts. What is left of these for a batch is decided by the engine: it skips phases, and leaves small
+ * ones to one thread. */
 #include <stdlib.h>
 
 #include "engine.h"
@@ -111,6 +112,7 @@ llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, c
             n_since = 0;
         }
         span->n++;
+        span->floats += values[op->out >= 0 ? op->out : op->a].width;
         if (span->kind == LLMQ_MULTIPLY) span[-1].n++;
         n_since += accesses_of(&t, op, since + n_since);
         if (op->kind == LLMQ_OP_ROPE) plan->rope_of[i] = rope_table(plan, op);

@@ -1,8 +1,8 @@
 /* threads.c: the pool. Own pthreads that help a caller through the phases of a job.
  *
- * A phase's state is one word, [job number : 32][over : 1][threads inside : 31]. A thread enters by adding one, unless the phase is over
- * or belongs to another job; it leaves by subtracting one, and since it leaves only when no piece is left, whoever brings the count to
- * zero marks the phase as over. So a thread that the system does not run is waited for only if it is inside a phase, which makes
+ * A phase's state is one word, [job number : 32][over : 1][closed : 1][threads inside : 30]. A thread enters by adding one, unless the
+ * phase is closed, over, or belongs to another job; it leaves by subtracting one. Since it leaves only when no piece is left, the last one
+ * inside knows that all work is done: it closes the phase, goes through the `alone` phases that follow, and marks the phase as over. So a thread that the system does not run is waited for only if it is inside a phase, which makes
  * the pool bearable on machines that other processes keep busy. A worker that comes late finds phases that are over and hurries
  * through them; when the caller has gone on to another job meanwhile, the job number tells.
  *
@@ -111,7 +111,7 @@ static void wait_until(llmq_pool *p, ready_fn *ready, const void *word, uint32_t
 
 /* ---- phases ---------------------------------------------------------------------------------------------------------- */
 
-static const uint64_t OVER = (uint64_t)1 << 31;
+static const uint64_t OVER = (uint64_t)1 << 31, CLOSED = (uint64_t)1 << 30;
 
 static uint64_t state_of(uint32_t number) { return (uint64_t)number << 32; }
 
@@ -122,15 +122,19 @@ static int is_past(const void *word, uint32_t number) { /* over, or of another j
 
 static int enter(llmq_phase *phase, uint32_t number) {
     uint64_t s = __atomic_load_n(&phase->state, __ATOMIC_ACQUIRE);
-    while (s >> 32 == number && (s & OVER) == 0)
+    while (s >> 32 == number && (s & (OVER | CLOSED)) == 0)
         if (__atomic_compare_exchange_n(&phase->state, &s, s + 1, 1, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return 1;
     return 0;
 }
 
-static void leave(llmq_pool *p, llmq_phase *phase, uint32_t number) {
-    uint64_t alone = state_of(number);
-    if (__atomic_sub_fetch(&phase->state, 1, __ATOMIC_ACQ_REL) != alone) return;
-    if (__atomic_compare_exchange_n(&phase->state, &alone, alone | OVER, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) wake_sleepers(p);
+/* 1: the caller was the last one inside, and has closed the phase */
+static int leave(llmq_phase *phase, uint32_t number) {
+    const uint64_t closed = state_of(number) | CLOSED;
+    uint64_t s = __atomic_load_n(&phase->state, __ATOMIC_RELAXED);
+    for (;;) {
+        const int last = s == state_of(number) + 1;
+        if (__atomic_compare_exchange_n(&phase->state, &s, last ? closed : s - 1, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) return last;
+    }
 }
 
 static void go_through(llmq_pool *p, const job *j, uint32_t number, int tid) {
@@ -138,7 +142,12 @@ static void go_through(llmq_pool *p, const job *j, uint32_t number, int tid) {
         llmq_phase *phase = &j->phases[i];
         if (enter(phase, number)) {
             j->work(j->arg, i, &phase->next, tid, p->n);
-            leave(p, phase, number);
+            if (leave(phase, number)) {
+                for (int next = i + 1; next < j->n_phases && j->phases[next].mode != LLMQ_TOGETHER; next++)
+                    if (j->phases[next].mode == LLMQ_ALONE) j->work(j->arg, next, &j->phases[next].next, tid, p->n);
+                __atomic_store_n(&phase->state, state_of(number) | OVER, __ATOMIC_SEQ_CST);
+                wake_sleepers(p);
+            }
         }
         wait_until(p, is_past, &phase->state, number);
     }
@@ -180,7 +189,7 @@ static uint32_t announce(llmq_pool *p, const job *j) {
     __atomic_store_n(&p->next_job.arg, j->arg, __ATOMIC_SEQ_CST);
     for (int i = 0; i < j->n_phases; i++) {
         __atomic_store_n(&j->phases[i].next, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&j->phases[i].state, state_of(number) | (j->phases[i].empty ? OVER : 0), __ATOMIC_RELEASE);
+        __atomic_store_n(&j->phases[i].state, state_of(number) | (j->phases[i].mode == LLMQ_TOGETHER ? 0 : OVER), __ATOMIC_RELEASE);
     }
     __atomic_store_n(&p->announced, number, __ATOMIC_SEQ_CST);
     wake_sleepers(p);

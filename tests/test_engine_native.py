@@ -186,6 +186,20 @@ def test_any_threads_and_any_batch_give_the_same_bits(llama: tuple[Checkpoint, T
                 at, others = at + n, others + int((mixed.sequences == b).sum())
 
 
+def test_few_phases(llama: tuple[Checkpoint, Tape]) -> None:
+    """Writing a token, a layer makes its threads wait for each other at most five times: after q k v, attention, the output
+    projection, gate and up, and down. What lies between them is done by whoever comes last."""
+    made, tape = llama
+    with NativeEngine(tape, made.tensors, n_threads=2) as engine:
+        seq = engine.new_sequence()
+        engine.run(batch((seq, 0, tokens(600)), outputs=[599]))
+        prompt = engine._open().phases
+        engine.run(batch((seq, 600, [1])))
+        one = engine._open().phases
+        assert one <= 5 * tape.n_layer + 2  # embedding before, vocabulary after
+        assert one < prompt
+
+
 def test_only_wanted_outputs(llama: tuple[Checkpoint, Tape]) -> None:
     made, tape = llama
     ids = tokens(90)

@@ -26,7 +26,7 @@ __all__ = ["NativeEngine", "Progress"]
 Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total); returning False cancels."""
 
-LONG_RUN = 32 << 20
+LONG_RUN = 256 << 20
 """A batch whose tokens read more weight bytes than this, all in all, may take longer than a signal should have to wait."""
 
 POLL_SECONDS = 0.05

@@ -43,6 +43,7 @@ cdef extern from "engine.h" nogil:
     llmq_status llmq_engine_prepare(llmq_engine *, const llmq_batch *)
     llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, float *logits)
     void llmq_engine_commit(llmq_engine *, const llmq_batch *, int done)
+    int32_t llmq_engine_phases(const llmq_engine *)
     void llmq_engine_arm(llmq_engine *)
     void llmq_engine_cancel(llmq_engine *)
 
@@ -173,6 +174,11 @@ cdef class EngineCore:
             status = llmq_engine_run(self.engine, &b, out)
         llmq_engine_commit(self.engine, &b, status == LLMQ_OK)
         return status == LLMQ_OK
+
+    @property
+    def phases(self):
+        """How often the threads of the last run waited for each other."""
+        return llmq_engine_phases(self.engine)
 
     def arm(self):
         """Forget cancellations; before `run`."""
