@@ -114,6 +114,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("engine", ["native", "reference"])
 def test_ctrl_c_ends_cleanly(engine: str) -> None:
     command = [sys.executable, "-u", "-m", "llmq", "run", STORYTELLER, "Once upon a time", "--ignore-eos", "--engine", engine]
+    command += ["--ctx", "20000"]  # it will not have ended before
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     os.read(process.stdout.fileno(), 100)
