@@ -65,7 +65,7 @@ class BuildLlmq(build_ext):
             ext.sources = [s for s in ext.sources if not s.endswith(".c") or not s.startswith("csrc/")]
             ext.extra_objects = objects
             ext.extra_compile_args = [*CFLAGS, "-O1", "-g0", "-Icsrc"]  # glue: what must be fast is in csrc/
-            ext.extra_link_args = ["-pthread", "-lm", *os.environ.get("LLMQ_LDFLAGS", "").split()]
+            ext.extra_link_args = ["-pthread", "-lm", *os.environ.get("LLMQ_LDFLAGS", "-Wl,-S").split()]  # -S: no debug symbols
         super().build_extensions()
 
     def compiles(self, flags: list[str]) -> bool:

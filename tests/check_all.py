@@ -42,6 +42,10 @@ def pytest(tree: Path, *arguments: str, **env: str) -> None:
     run(tree, sys.executable, "-m", "pytest", *arguments, PYTHONPATH=str(tree), **env)
 
 
+def paths(tree: Path, pattern: str) -> list[str]:
+    return [str(path) for path in tree.glob(pattern)]
+
+
 def gcc_library(name: str) -> str:
     path = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=False).stdout.strip()
     if not Path(path).is_absolute():
@@ -101,6 +105,17 @@ def aarch64(tree: Path) -> None:
         flags = ["-march=armv8.2-a+dotprod"] if isa == "neon" else []
         common = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-Icsrc"]
         run(tree, compiler, *common, *flags, "-c", str(source.relative_to(tree)), "-o", os.devnull)
+
+
+@check
+def wheel(tree: Path) -> None:
+    """The source distribution makes a wheel that works in an environment of its own."""
+    run(tree, sys.executable, "setup.py", "-q", "sdist", "-d", "dist")
+    options = ["-q", "--no-deps", "--no-build-isolation", "-w", "dist"]
+    run(tree, sys.executable, "-m", "pip", "wheel", *options, *paths(tree, "dist/*.tar.gz"))
+    run(tree, sys.executable, "-m", "venv", "dist/venv")
+    run(tree, "dist/venv/bin/pip", "install", "-q", *paths(tree, "dist/*.whl"))
+    run(tree / "dist", "venv/bin/llmq", "run", "It was a dark and stormy night", "--max-tokens", "20")
 
 
 @check
