@@ -60,6 +60,12 @@ static inline void llmq_dequantize_one_scale(void (*levels)(const void *block, l
     }
 }
 
+/* 2^floor(log2 v) of v >= 0, at most 2^126 so that its inverse is a normal number too. */
+static inline float llmq_power_below(float v) {
+    const uint32_t exponent = llmq_f32_bits(v) & 0x7f800000u;
+    return llmq_bits_f32(exponent < 0x7e800000u ? exponent : 0x7e800000u);
+}
+
 /* What no quantize accepts: weights that are not finite, importances (when there are any) that are not finite or below 0. */
 static inline llmq_status llmq_refuse(const float *src, int64_t n, const float *weight) {
     if (!llmq_finite_f32(src, n) || (weight && !llmq_finite_f32(weight, n))) return LLMQ_ERR_NONFINITE;
@@ -67,6 +73,14 @@ static inline llmq_status llmq_refuse(const float *src, int64_t n, const float *
     for (int64_t i = 0; weight && i < n; i++) negative |= weight[i] < 0;
     return negative ? LLMQ_ERR_ARG : LLMQ_OK;
 }
+
+/* The quantize of types whose search takes many blocks at once: refuses what llmq_refuse does, then calls `pack` for each `chunk`
+ * weights (at most LLMQ_MAX_CHUNK) with their importances or NULL; of the last chunk, perhaps padded with zeros, only `n` are to be
+ * packed. `pack` returns the end of what it wrote. */
+enum { LLMQ_MAX_CHUNK = 16 * LLMQ_MAX_BLOCK };
+typedef uint8_t *llmq_pack_chunk(const void *how, const float *src, const float *weight, int64_t n, uint8_t *dst);
+llmq_status llmq_quantize_chunks(llmq_pack_chunk *pack, const void *how, int64_t chunk, const float *src, void *dst, int64_t n,
+                                 const float *weight);
 
 /* The 4-bit levels of a block of 32: byte l holds weight l in its low and weight l + 16 in its high nibble. */
 static inline void llmq_unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {

@@ -107,8 +107,31 @@ class Q3_K(KQuant):  # noqa: N801
         return np.concatenate([*bits, *scales, f16_bytes(w.d)], axis=1)
 
 
-class Q4_K(KQuant):  # noqa: N801
-    name, off, group, has_min = "Q4_K", 0, 32, True
+class SixBitScales(KQuant):
+    """Blocks of d, dmin, scales and minima of 6 bits, and the bits of q."""
+
+    off, group, has_min = 0, 32, True
+
+    @staticmethod
+    @abstractmethod
+    def unpack(bits: UInt8s) -> UInt8s:
+        """The bytes behind the scales to q, (n, 256)."""
+
+    @staticmethod
+    @abstractmethod
+    def pack_levels(q: UInt8s) -> UInt8s:
+        """The inverse."""
+
+    def levels(self, blocks: UInt8s) -> Levels:
+        sc, m = unpack_scales(blocks[:, 4:16])
+        return Levels(self.unpack(blocks[:, 16:]), sc, m, f16_at(blocks, 0), f16_at(blocks, 2))
+
+    def pack(self, w: Levels) -> UInt8s:
+        return np.concatenate([f16_bytes(w.d), f16_bytes(w.dmin), pack_scales(w.sc, w.m), self.pack_levels(w.q)], axis=1)
+
+
+class Q4_K(SixBitScales):  # noqa: N801
+    name = "Q4_K"
     shape = Shape(
         group=32,
         off=0,
@@ -123,16 +146,17 @@ class Q4_K(KQuant):  # noqa: N801
         ),
     )
 
-    def levels(self, blocks: UInt8s) -> Levels:
-        sc, m = unpack_scales(blocks[:, 4:16])
-        return Levels(unpack_bits(blocks[:, 16:], 4), sc, m, f16_at(blocks, 0), f16_at(blocks, 2))
+    @staticmethod
+    def unpack(bits: UInt8s) -> UInt8s:
+        return unpack_bits(bits, 4)
 
-    def pack(self, w: Levels) -> UInt8s:
-        return np.concatenate([f16_bytes(w.d), f16_bytes(w.dmin), pack_scales(w.sc, w.m), pack_bits(w.q, 4)], axis=1)
+    @staticmethod
+    def pack_levels(q: UInt8s) -> UInt8s:
+        return pack_bits(q, 4)
 
 
-class Q5_K(KQuant):  # noqa: N801
-    name, off, group, has_min = "Q5_K", 0, 32, True
+class Q5_K(SixBitScales):  # noqa: N801
+    name = "Q5_K"
     shape = Shape(
         group=32,
         off=0,
@@ -147,14 +171,14 @@ class Q5_K(KQuant):  # noqa: N801
         ),
     )
 
-    def levels(self, blocks: UInt8s) -> Levels:
-        sc, m = unpack_scales(blocks[:, 4:16])
-        q = unpack_bits(blocks[:, 48:], 4) | unpack_bits(blocks[:, 16:48], 1) << np.uint8(4)
-        return Levels(q, sc, m, f16_at(blocks, 0), f16_at(blocks, 2))
+    @staticmethod
+    def unpack(bits: UInt8s) -> UInt8s:
+        q: UInt8s = unpack_bits(bits[:, 32:], 4) | unpack_bits(bits[:, :32], 1) << np.uint8(4)
+        return q
 
-    def pack(self, w: Levels) -> UInt8s:
-        bits = [pack_bits(w.q >> np.uint8(4), 1), pack_bits(w.q & np.uint8(15), 4)]
-        return np.concatenate([f16_bytes(w.d), f16_bytes(w.dmin), pack_scales(w.sc, w.m), *bits], axis=1)
+    @staticmethod
+    def pack_levels(q: UInt8s) -> UInt8s:
+        return np.concatenate([pack_bits(q >> np.uint8(4), 1), pack_bits(q & np.uint8(15), 4)], axis=1)
 
 
 class Q6_K(KQuant):  # noqa: N801

@@ -1,0 +1,17 @@
+/* chunks.c: rows cut into what a search takes at once. */
+#include "formats/codec.h"
+
+llmq_status llmq_quantize_chunks(llmq_pack_chunk *pack, const void *how, int64_t chunk, const float *src, void *dst, int64_t n,
+                                 const float *weight) {
+    const llmq_status refused = llmq_refuse(src, n, weight);
+    if (refused != LLMQ_OK) return refused;
+    uint8_t *block = dst;
+    for (; n >= chunk; n -= chunk, src += chunk, weight += weight ? chunk : 0) block = pack(how, src, weight, chunk, block);
+    if (n > 0) {
+        float padded[2][LLMQ_MAX_CHUNK] = {{0}};
+        memcpy(padded[0], src, (size_t)n * sizeof *src);
+        if (weight) memcpy(padded[1], weight, (size_t)n * sizeof *weight);
+        pack(how, padded[0], weight ? padded[1] : NULL, n, block);
+    }
+    return LLMQ_OK;
+}
