@@ -83,9 +83,14 @@ typedef struct llmq_conversion {
 llmq_status llmq_convert(const llmq_codec *from, const void *src, const llmq_codec *to, void *dst, int64_t rows, int64_t k,
                          const float *weight, float *scratch, llmq_conversion *out);
 
-/* The product that every matmul kernel computes, its definition in formats/dot.c. Activations x of k columns (k % 32 == 0) as
- * q int8 [k], dx float [k / 32], sum int16 [k / 16]; row: k weights of a quantized type. The second form is for F32, F16 and BF16. */
-void llmq_quantize_x8(const float *x, int64_t k, int8_t *q, float *dx, int16_t *sum);
+/* Columns of activations that share a scale when a type is multiplied: its block when that is LLMQ_MAX_BLOCK, else 32. */
+static inline int32_t llmq_x8_width(const llmq_codec *codec) {
+    return codec->block == LLMQ_MAX_BLOCK ? LLMQ_MAX_BLOCK : 32;
+}
+
+/* The product that every matmul kernel computes, its definition in formats/dot.c. Activations x of k columns (k % width == 0) as
+ * q int8 [k], dx float [k / width], sum int16 [k / 16]; row: k weights of a quantized type. The second form is for F32, F16, BF16. */
+void llmq_quantize_x8(const float *x, int64_t k, int32_t width, int8_t *q, float *dx, int16_t *sum);
 float llmq_dot(const llmq_codec *, const void *row, const int8_t *q, const float *dx, const int16_t *sum, int64_t k);
 float llmq_dot_float(const llmq_codec *, const void *row, const float *x, int64_t k);
 
@@ -131,8 +136,8 @@ llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, in
 void llmq_pack(const llmq_packed *, const void *rows, int tid, int nth);
 void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst);             /* dequantized, equal to the codec */
 
-/* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two phases: all shares tid of nth of prepare, which converts the activations (8-bit integers
- * per 32, or bf16 tiles, as the path for (type, m, ISA) wants them) into scratch; then run by any of nth threads, which takes strips
+/* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two phases: all shares tid of nth of prepare, which converts the activations (8-bit
+ * integers, or bf16 tiles, as the path for (type, m, ISA) wants them) into scratch; then run by any of nth threads, which takes strips
  * from *next (an atomic counter that is 0 at the start) until none is left. */
 int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth);  /* bytes of 64-byte aligned scratch */
 int llmq_matmul_kind(const llmq_packed *, int64_t m);                  /* equal kinds and equal k share one prepared x */

@@ -149,11 +149,11 @@ def test_dot_is_the_numpy_codecs(qtype: QuantType) -> None:
         packed = rows.quantize(rng.standard_normal((5, k)).astype(np.float32), qtype)
         got = rows.dot(packed, qtype, x)
         assert_same(got, codec_of(qtype).dot(packed, x))
-        q, dx, total = quantize_x8(x)
-        for mine, theirs in zip(_native.quantize_x8(x), (q, dx, total), strict=True):
+        q, dx, total = quantize_x8(x, qtype.x8_width)
+        for mine, theirs in zip(_native.quantize_x8(x, qtype.x8_width), (q, dx, total), strict=True):
             assert_same(mine, theirs)
         weights = rows.dequantize(packed, qtype, (5, k)).astype(np.float64)
-        steps = np.repeat(dx.astype(np.float64), 32)
+        steps = np.repeat(dx.astype(np.float64), qtype.x8_width)
         assert np.all(np.abs(got - weights @ x) <= 0.51 * np.abs(weights) @ steps + 1e-5 * np.abs(weights) @ np.abs(x))
 
 

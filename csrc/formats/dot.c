@@ -1,69 +1,67 @@
 /* dot.c: the product of a weight row and an activation row, as every kernel computes it. This is the definition: the bodies of
  * csrc/isa/ match it bit for bit.
  *
- * Activations. A row of k float32 (k % 32 == 0) becomes, per 32 columns, eight-bit integers with one scale:
+ * Activations. A row of k float32 becomes eight-bit integers with one scale per W columns, W = llmq_x8_width of the weights' type
+ * (k % W == 0), all of them finite:
  *
- *     dx = max|x| / 127, 0 if that is below 2^-126      sum = sum of q over each 16
- *     q = round(x * (1 / dx)), ties to even, limited to -127..127; 0 where dx = 0      x must be finite
+ *     inverse = 127 / max|x|, 0 if max|x| / 127 is below 2^-126      dx = 1 / inverse, 0 where inverse = 0
+ *     q = round(x * inverse), ties to even                           sum = sum of q over each 16
  *
- * Weights are integers with scales, w = d * sc * (q - off) - dmin * m (llmq_levels). Per block of the type, with s its runs of 32
- * columns, all float operations in float32, multiplication and addition rounded separately, in this order:
+ * Weights are integers with scales, w = d * sc * (q - off) - dmin * m (llmq_levels). For each run of W columns, which lies in one
+ * block, all float operations in float32, multiplication and addition rounded separately, in this order:
  *
- *     acc = accm = 0
- *     for s:  I = sum over groups g of s:  sc_g * (sum of q * x  -  off * sum of x)         int32, exact
- *             M = sum over groups g of s:  m_g * (sum of x)                                 int32, exact
- *             acc += dx_s * (float) I;   accm += dx_s * (float) M                           accm only for types with a minimum
- *     t = d * acc;   t = t - dmin * accm                                                    the second only with a minimum
- *     total += t                                                                            blocks ascending, total starts at 0
+ *     I = sum over groups g of the run:  sc_g * (sum of q * x  -  off * sum of x)           int32, exact
+ *     M = sum over groups g of the run:  m_g * (sum of x)                                   int32, exact
+ *     t = d * (float) I;   t = t - dmin * (float) M                                         the second only for types with a minimum
+ *     total += dx * t                                                                       runs ascending, total starts at 0
  *
- * Bounds: |I| <= 2 * 128 * 16 * 255 * 127 < 2^28, |M| <= 255 * 32 * 127 < 2^20.
+ * Bounds: |sc|, |q - off| <= 128 and |x| <= 127 for every type, so |I| <= 256 * 128 * 128 * 127 < 2^29; m <= 255, so
+ * |M| <= 256 * 255 * 127 < 2^23. Neither can overflow, nor can any part of their sums.
  * F32, F16 and BF16 rows keep float32 activations: total += w[i] * x[i], i ascending, multiplication and addition rounded separately. */
 #include <float.h>
 #include <math.h>
 
 #include "formats/codec.h"
 
-void llmq_quantize_x8(const float *x, int64_t k, int8_t *q, float *dx, int16_t *sum) {
-    for (int64_t s = 0; s < k / 32; s++, x += 32, q += 32) {
+void llmq_quantize_x8(const float *x, int64_t k, int32_t width, int8_t *q, float *dx, int16_t *sum) {
+    for (int64_t i = 0; i < k; i += width, x += width, q += width) {
         float amax = 0;
-        for (int j = 0; j < 32; j++) amax = fmaxf(amax, fabsf(x[j]));
-        const float scale = amax / 127, d = scale >= FLT_MIN ? scale : 0, id = d > 0 ? 1 / d : 0;
-        for (int j = 0; j < 32; j++) q[j] = (int8_t)rintf(fminf(fmaxf(x[j] * id, -127), 127));
-        dx[s] = d;
-        for (int g = 0; g < 2; g++) {
+        for (int j = 0; j < width; j++) amax = fmaxf(amax, fabsf(x[j]));
+        const float inverse = amax / 127 >= FLT_MIN ? 127 / amax : 0;
+        for (int j = 0; j < width; j++) q[j] = (int8_t)rintf(x[j] * inverse);
+        dx[i / width] = inverse > 0 ? 1 / inverse : 0;
+        for (int j = 0; j < width; j += 16) {
             int total = 0;
-            for (int j = 0; j < 16; j++) total += q[16 * g + j];
-            sum[2 * s + g] = (int16_t)total;
+            for (int l = 0; l < 16; l++) total += q[j + l];
+            sum[(i + j) / 16] = (int16_t)total;
         }
     }
 }
 
-/* One block against its columns. */
-static float dot_block(const llmq_codec *codec, const llmq_levels *w, const int8_t *q, const float *dx, const int16_t *sum) {
-    float acc = 0, accm = 0;
-    for (int s = 0; s < codec->block / 32; s++) {
-        int32_t whole = 0, least = 0;
-        for (int half = 0; half < 2; half++) {
-            const int at = 32 * s + 16 * half, g = at / codec->group;
-            int32_t products = 0;
-            for (int j = 0; j < 16; j++) products += w->q[at + j] * q[at + j];
-            whole += w->sc[g] * (products - codec->off * sum[at / 16]);
-            least += w->m[g] * sum[at / 16];
-        }
-        acc += dx[s] * (float)whole;
-        accm += dx[s] * (float)least;
+/* Columns [at, at + width) of a block: t above. q and sum are those of the columns. */
+static float dot_run(const llmq_codec *codec, const llmq_levels *w, int32_t at, int32_t width, const int8_t *q, const int16_t *sum) {
+    int32_t whole = 0, least = 0;
+    for (int i = 0; i < width; i += 16) {
+        const int g = (at + i) / codec->group;
+        int32_t products = 0;
+        for (int j = i; j < i + 16; j++) products += w->q[at + j] * q[j];
+        whole += w->sc[g] * (products - codec->off * sum[i / 16]);
+        least += w->m[g] * sum[i / 16];
     }
-    const float t = w->d * acc;
-    return codec->has_min ? t - w->dmin * accm : t;
+    const float t = w->d * (float)whole;
+    return codec->has_min ? t - w->dmin * (float)least : t;
 }
 
 float llmq_dot(const llmq_codec *codec, const void *row, const int8_t *q, const float *dx, const int16_t *sum, int64_t k) {
     const uint8_t *block = row;
+    const int32_t width = llmq_x8_width(codec);
     float total = 0;
     for (int64_t i = 0; i < k; i += codec->block, block += codec->bytes) {
         llmq_levels w;
         codec->levels(block, &w);
-        total += dot_block(codec, &w, q + i, dx + i / 32, sum + i / 16);
+        for (int64_t j = i; j < i + codec->block; j += width) {
+            total += dx[j / width] * dot_run(codec, &w, (int32_t)(j - i), width, q + j, sum + j / 16);
+        }
     }
     return total;
 }

@@ -61,7 +61,7 @@ V_INLINE void put_pair(uint8_t *to, vf first, vf second) {
 
 /* Run s of a strip of quantized weights: w = q * (d * sc) - (off * d * sc + dmin * m). */
 V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *strip, int64_t s, uint8_t *tile) {
-    vi q[8][VECTORS];
+    vi q[8];
     fetch(f, w, strip, s, 0, book_table(f, w), q);
     const int64_t block = s * RUN / f.block;
     const vf d = block_scale(f, w, strip, block, 0);
@@ -84,7 +84,7 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *stri
             vf column[4];
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) {
-                const vi level = _mm512_and_si512(_mm512_srli_epi32(q[i][0], (unsigned)(8 * j)), _mm512_set1_epi32(255));
+                const vi level = _mm512_and_si512(_mm512_srli_epi32(q[i], (unsigned)(8 * j)), _mm512_set1_epi32(255));
                 column[j] = v_fma(v_float(level), scale, base);
             }
             put_pair(tile + i * 128, column[0], column[1]);

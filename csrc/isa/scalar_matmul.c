@@ -10,24 +10,25 @@
 
 /* ---- activations -------------------------------------------------------------------------------------------------------- */
 
-static void x8(const float *x, int64_t k, uint8_t *row) {
+static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
     int8_t *q = (int8_t *)row;
     float *dx = (float *)(void *)(row + llmq_x8_dx(k));
-    int16_t *sum = (int16_t *)(void *)(row + llmq_x8_sum(k));
-    for (int64_t s = 0; s < k / 32; s++, x += 32, q += 32, sum += 4) {
+    int16_t *sum = (int16_t *)(void *)(row + llmq_x8_sum(k)), *half = (int16_t *)(void *)(row + llmq_x8_half(k));
+    for (int64_t i = 0; i < k; i += width, x += width, q += width) {
         uint32_t top = 0; /* magnitudes order like their bits; NaN and infinity stand above every number */
-        for (int j = 0; j < 32; j++) {
+        for (int j = 0; j < width; j++) {
             const uint32_t bits = llmq_f32_bits(x[j]) & 0x7fffffffu;
             top = bits > top ? bits : top;
         }
-        const float scale = llmq_bits_f32(top) / 127;
-        const int finite = top < 0x7f800000u, zero = !(scale >= 0x1p-126f);
-        dx[s] = !finite ? llmq_bits_f32(0x7fc00000u) : zero ? 0 : scale;
-        const float inverse = finite && !zero ? 1 / scale : 0;
-        for (int j = 0; j < 32; j++) q[j] = finite ? (int8_t)rintf(fminf(fmaxf(x[j] * inverse, -127), 127)) : 0;
-        for (int j = 0; j < 4; j++) sum[j] = 0;
-        for (int j = 0; j < 32; j++) sum[j / 16 * 2 + j % 4 / 2] = (int16_t)(sum[j / 16 * 2 + j % 4 / 2] + q[j]);
+        const float amax = llmq_bits_f32(top);
+        const int finite = top < 0x7f800000u;
+        const float inverse = finite && amax / 127 >= 0x1p-126f ? 127 / amax : 0;
+        dx[i / width] = !finite ? llmq_bits_f32(0x7fc00000u) : inverse > 0 ? 1 / inverse : 0;
+        for (int j = 0; j < width; j++) q[j] = finite ? (int8_t)rintf(x[j] * inverse) : 0;
     }
+    memset(half, 0, (size_t)k / 4);
+    for (int64_t i = 0; i < k; i++) half[i / 16 * 2 + i % 4 / 2] = (int16_t)(half[i / 16 * 2 + i % 4 / 2] + ((int8_t *)row)[i]);
+    for (int64_t i = 0; i < k / 16; i++) sum[i] = (int16_t)(half[2 * i] + half[2 * i + 1]);
 }
 
 /* ---- quantized weights -------------------------------------------------------------------------------------------------- */
@@ -56,47 +57,43 @@ static void unpack(const llmq_packed *w, const llmq_codec *codec, const uint8_t 
     }
 }
 
-/* What a block adds to a row's total: t of csrc/formats/dot.c. `at` is the block's first column. */
-static float block_dot(const llmq_packed *w, const llmq_codec *codec, const uint8_t *strip, int r, int64_t at, const int8_t *level,
-                       const uint8_t *x) {
+/* What `width` columns from `at` on add to row r's total: dx * t of csrc/formats/dot.c. level: of the columns. */
+static float run_dot(const llmq_packed *w, const llmq_codec *codec, const uint8_t *strip, int r, int64_t at, int32_t width,
+                     const int8_t *level, const uint8_t *x) {
     const int8_t *q = (const int8_t *)x + at;
-    const float *dx = (const float *)(const void *)(x + llmq_x8_dx(w->k)) + at / 32;
-    const int16_t *sum = (const int16_t *)(const void *)(x + llmq_x8_sum(w->k)) + at / 16 * 2;
+    const float dx = ((const float *)(const void *)(x + llmq_x8_dx(w->k)))[at / width];
+    const int16_t *sum = (const int16_t *)(const void *)(x + llmq_x8_sum(w->k)) + at / 16;
     const int8_t *sc = (const int8_t *)strip + w->plane[LLMQ_PLANE_SC] + at / codec->group * LLMQ_STRIP + r;
     const uint8_t *m = strip + w->plane[LLMQ_PLANE_M] + at / codec->group * LLMQ_STRIP + r;
     const int64_t number = at / codec->block * LLMQ_STRIP + r;
-    float acc = 0, accm = 0;
-    for (int i = 0; i < codec->block; i += 32) {
-        int32_t whole = 0, least = 0;
-        for (int half = i; half < i + 32; half += 16) {
-            const int group = half / codec->group * LLMQ_STRIP, xsum = sum[half / 8] + sum[half / 8 + 1];
-            int32_t products = 0;
-            for (int j = half; j < half + 16; j++) products += level[j] * q[j];
-            whole += codec->has_scales ? sc[group] * products : products;
-            if (codec->has_min) least += codec->has_scales ? m[group] * xsum : xsum;
-        }
-        acc += dx[i / 32] * (float)whole;
-        accm += dx[i / 32] * (float)least;
+    int32_t whole = 0, least = 0;
+    for (int i = 0; i < width; i += 16) {
+        const int group = i / codec->group * LLMQ_STRIP;
+        int32_t products = 0;
+        for (int j = i; j < i + 16; j++) products += level[j] * q[j];
+        whole += codec->has_scales ? sc[group] * products : products;
+        if (codec->has_min) least += codec->has_scales ? m[group] * sum[i / 16] : sum[i / 16];
     }
-    const float t = llmq_plane_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, number) * acc;
-    if (!codec->has_min) return t;
-    return t - llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, number) * accm;
+    const float t = llmq_plane_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, number) * (float)whole;
+    if (!codec->has_min) return dx * t;
+    return dx * (t - llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, number) * (float)least);
 }
 
-static void mm_quant(const llmq_packed *w, const uint8_t *strip, const uint8_t *x, int64_t m, uint8_t *panel, float *out) {
+static void mm_quant(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *x, int64_t m, uint8_t *panel,
+                     float *out) {
     const llmq_codec *codec = llmq_codec_of(w->type);
+    const int32_t width = llmq_x8_width(codec);
     int8_t *levels = (int8_t *)panel;
-    memset(out, 0, (size_t)m * LLMQ_STRIP * sizeof *out);
-    for (int64_t k0 = 0; k0 < w->k; k0 += LLMQ_KC) {
-        const int64_t kc = w->k - k0 < LLMQ_KC ? w->k - k0 : LLMQ_KC;
-        unpack(w, codec, strip, k0, kc, levels);
-        for (int64_t t = 0; t < m; t++) {
-            for (int r = 0; r < LLMQ_STRIP; r++) {
-                float total = out[t * LLMQ_STRIP + r];
-                for (int64_t i = 0; i < kc; i += codec->block) {
-                    total += block_dot(w, codec, strip, r, k0 + i, levels + r * LLMQ_KC + i, x + t * llmq_x8_stride(w->k));
-                }
-                out[t * LLMQ_STRIP + r] = total;
+    memset(out, 0, (size_t)(count * m) * LLMQ_STRIP * sizeof *out);
+    for (int64_t s = 0; s < count; s++, strips += w->strip_bytes, out += m * LLMQ_STRIP) {
+        for (int64_t k0 = 0; k0 < w->k; k0 += LLMQ_KC) {
+            const int64_t kc = w->k - k0 < LLMQ_KC ? w->k - k0 : LLMQ_KC;
+            unpack(w, codec, strips, k0, kc, levels);
+            for (int64_t i = 0; i < m * LLMQ_STRIP; i++) {
+                const uint8_t *row = x + i / LLMQ_STRIP * llmq_x8_stride(w->k);
+                const int r = (int)(i % LLMQ_STRIP);
+                for (int64_t j = 0; j < kc; j += width)
+                    out[i] += run_dot(w, codec, strips, r, k0 + j, width, levels + r * LLMQ_KC + j, row);
             }
         }
     }

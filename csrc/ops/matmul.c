@@ -1,23 +1,24 @@
 /* matmul.c: out[m][ldo] = x[m][ldx] . W^T (+ bias), shared out over the threads of a pool.
  *
- * Three kinds of prepared activations, chosen from the weight's type, the number of rows and the level in use:
+ * Four kinds of prepared activations, chosen from the weight's type, the number of rows and the level in use:
  *
  *     FLOATS  F32, F16, BF16 weights: x as it is
- *     X8      quantized weights: 8-bit integers with one scale per 32 (kernels.h)
+ *     X8_32   quantized weights: 8-bit integers with one scale per 32 columns (kernels.h)
+ *     X8_256  the same with one scale per 256: types whose block is 256 (llmq_x8_width)
  *     TILES   m >= TILES_FROM at a level with a tile unit, every type but F32: bf16 tiles
  *
  * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken from the shared counter in
  * chunks: a thread walks a chunk for a block of rows of x small enough to stay in its L2 cache while the chunk's strips pass.
- * FLOATS and X8 give every element of out the same value for any m, chunk and number of threads. */
+ * FLOATS and both X8 give every element of out the same value for any m, chunk and number of threads. */
 #include "ops/matmul.h"
 
 #include <string.h>
 
 #include "kernels.h"
 
-enum kind { FLOATS, X8, TILES };
+enum kind { FLOATS, X8_32, X8_256, TILES };
 enum {
-    TILES_FROM = 32,        /* below, X8 is faster: it does not dequantize */
+    TILES_FROM = 32,        /* below, 8-bit integers are faster: it does not dequantize */
     TILES_CHUNK = 8,        /* strips per turn of the tile path */
     X_BLOCK = 192 << 10,    /* bytes of x that a block of rows may have */
     M_BLOCK = 128,          /* rows of x in a block at most */
@@ -28,9 +29,12 @@ static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t align64(int64_t x) { return (x + 63) & -64; }
 
+static int is_x8(int kind) { return kind == X8_32 || kind == X8_256; }
+
 int llmq_matmul_kind(const llmq_packed *w, int64_t m) {
     if (m >= TILES_FROM && w->type != LLMQ_F32 && llmq_kernels_used()->tiles_mm) return TILES;
-    return llmq_codec_of(w->type)->bits ? X8 : FLOATS;
+    const llmq_codec *codec = llmq_codec_of(w->type);
+    return codec->bits == 0 ? FLOATS : llmq_x8_width(codec) == 32 ? X8_32 : X8_256;
 }
 
 /* ---- scratch ------------------------------------------------------------------------------------------------------------ */
@@ -40,7 +44,7 @@ static int64_t tile_rows(int64_t m) { return (m + 31) / 32 * 32; }
 static int64_t tile_row_bytes(int64_t k) { return (k + 31) / 32 * 64; }
 
 static int64_t prepared_bytes(int kind, int64_t k, int64_t m) {
-    if (kind == X8) return m * llmq_x8_stride(k);
+    if (is_x8(kind)) return m * llmq_x8_stride(k);
     return kind == TILES ? tile_rows(m) * tile_row_bytes(k) : 0;
 }
 
@@ -59,9 +63,10 @@ int64_t llmq_matmul_scratch(const llmq_packed *w, int64_t m, int nth) {
 void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth) {
     const llmq_kernels *kernels = llmq_kernels_used();
     const int kind = llmq_matmul_kind(w, m);
-    if (kind == X8) {
+    if (is_x8(kind)) {
         const int64_t stride = llmq_x8_stride(w->k);
-        for (int64_t t = m * tid / nth; t < m * (tid + 1) / nth; t++) kernels->x8(x + t * ldx, w->k, (uint8_t *)scratch + t * stride);
+        const int32_t width = llmq_x8_width(llmq_codec_of(w->type));
+        for (int64_t t = m * tid / nth; t < m * (tid + 1) / nth; t++) kernels->x8(x + t * ldx, w->k, width, (uint8_t *)scratch + t * stride);
     } else if (kind == TILES) {
         for (int64_t t = 0; t < m; t += TILES_BLOCK) {
             const int64_t rows = min64(TILES_BLOCK, m - t), tiles = tile_rows(rows) / 16;
@@ -101,9 +106,10 @@ static void run_x8(const job *j, int64_t first, int64_t last) {
     const int64_t stride = llmq_x8_stride(j->w->k), block = max64(1, min64(M_BLOCK, X_BLOCK / stride));
     for (int64_t t = 0; t < j->m; t += block) {
         const int64_t m = min64(block, j->m - t);
-        for (int64_t s = first; s < last; s++) {
-            mm(j->w, j->strips + s * j->w->strip_bytes, j->prepared + t * stride, m, j->panel, j->sums);
-            put(j, j->sums, s, t, m);
+        for (int64_t s = first, count; s < last; s += count) {
+            count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
+            mm(j->w, j->strips + s * j->w->strip_bytes, count, j->prepared + t * stride, m, j->panel, j->sums);
+            for (int64_t i = 0; i < count; i++) put(j, j->sums + i * m * LLMQ_STRIP, s + i, t, m);
         }
     }
 }
@@ -132,7 +138,7 @@ static void run_tiles(const job *j, int64_t first, int64_t last) {
 }
 
 static void run_strips(int kind, const job *j, int64_t first, int64_t last) {
-    if (kind == X8) run_x8(j, first, last);
+    if (is_x8(kind)) run_x8(j, first, last);
     else if (kind == FLOATS) run_floats(j, first, last);
     else for (int64_t s = first; s < last; s += TILES_CHUNK) run_tiles(j, s, min64(s + TILES_CHUNK, last));
 }
@@ -146,7 +152,7 @@ static job job_of(int kind, const llmq_packed *w, int64_t expert, const float *b
 /* Strips per turn: many enough to use x while it is near, few enough that no thread waits long for the last. */
 static int64_t chunk_of(int kind, int64_t strips, int64_t m, int nth) {
     const int64_t fair = strips / (nth * 4), most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
-    const int64_t least = kind == TILES ? 2 : kind == FLOATS ? LLMQ_STRIPS_AT_ONCE : 1;
+    const int64_t least = kind == TILES ? 2 : LLMQ_STRIPS_AT_ONCE;
     return max64(least, min64(fair / least * least, most));
 }
 
@@ -189,10 +195,11 @@ void llmq_gathered_prepare(const llmq_packed *w, const float *x, int64_t ldx, co
         kernels->tiles_x(x, rows, m, w->k, ldx, 0, tile_rows(m) / 16, scratch);
         return;
     }
-    const int64_t stride = kind == X8 ? llmq_x8_stride(w->k) : w->k * (int64_t)sizeof(float);
+    const int64_t stride = is_x8(kind) ? llmq_x8_stride(w->k) : w->k * (int64_t)sizeof(float);
+    const int32_t width = llmq_x8_width(llmq_codec_of(w->type));
     for (int64_t t = 0; t < m; t++) {
         uint8_t *to = (uint8_t *)scratch + t * stride;
-        if (kind == X8) kernels->x8(x + rows[t] * ldx, w->k, to);
+        if (is_x8(kind)) kernels->x8(x + rows[t] * ldx, w->k, width, to);
         else memcpy(to, x + rows[t] * ldx, (size_t)stride);
     }
 }

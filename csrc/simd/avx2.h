@@ -15,7 +15,7 @@
 
 #define V_INLINE static inline __attribute__((always_inline))
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
-enum { V_ROWS = 8, V_TOKENS = 4, V_FLOAT_TOKENS = 6, V_WIDE_XOR = 0 };
+enum { V_ROWS = 8, V_STRIPS = 1, V_TOKENS = 4, V_FLOAT_TOKENS = 6, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 typedef __m256i vi;
 typedef __m256 vf;
 
@@ -32,13 +32,15 @@ V_INLINE vi v_shift(vi a, int n) { return n >= 0 ? _mm256_slli_epi16(a, n) : _mm
 V_INLINE vi v_table(const void *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi v_lookup(vi table, vi index) { return _mm256_shuffle_epi8(table, index); }
 V_INLINE vi v_add32(vi a, vi b) { return _mm256_add_epi32(a, b); }
-V_INLINE vi v_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 
 /* ---- sums of products ---------------------------------------------------------------------------------------------------- */
 
-V_INLINE vi v_dot_start(int wide, int off, vi sums) {
-    if (wide || off == 0) return _mm256_setzero_si256();
-    return _mm256_mullo_epi16(sums, _mm256_set1_epi16((short)-off));
+/* -off * (sum of x), or 0 where weights are signed; half: the split sums of x (kernels.h) */
+V_INLINE vi v_dot_start(int wide, int off, int span, const uint8_t *sum, const uint8_t *half) {
+    (void)sum;
+    if (wide) return v_zero();
+    const vi first = v_quad(half);
+    return _mm256_mullo_epi16(span == 32 ? _mm256_add_epi16(first, v_quad(half + 4)) : first, _mm256_set1_epi16((short)-off));
 }
 V_INLINE vi v_dot_step(int wide, vi acc, vi w, vi x) {
     if (!wide) return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));
@@ -56,13 +58,14 @@ V_INLINE vi v_scales(int wide, const void *p) {
     const __m128i sc = _mm_loadl_epi64((const __m128i *)p);
     return wide ? _mm256_cvtepi8_epi32(sc) : _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(sc, sc));
 }
-/* uint8 minima of 8 rows, and their product with the sums of x (two int16 a row) */
-V_INLINE vi v_minima(const void *p) {
-    const __m128i m = _mm_loadl_epi64((const __m128i *)p);
-    return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(m, m));
+/* the numbers (int8 or uint8) of two groups for 8 rows, and their products with the sums of x in both (two int16) */
+V_INLINE vi v_pairs(int is_signed, const void *first, const void *second) {
+    const __m128i both = _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)first), _mm_loadl_epi64((const __m128i *)second));
+    return is_signed ? _mm256_cvtepi8_epi16(both) : _mm256_cvtepu8_epi16(both);
 }
-V_INLINE vi v_min_ones(void) { return _mm256_set1_epi16(1); }
-V_INLINE vi v_min_dot(vi minima, vi sums) { return _mm256_madd_epi16(minima, sums); }
+V_INLINE vi v_one_pairs(void) { return _mm256_set1_epi16(1); }
+V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, sums)); }
+V_INLINE vi v_times32(vi a, int by) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(by)); }
 
 /* ---- floats --------------------------------------------------------------------------------------------------------------- */
 

@@ -13,12 +13,12 @@
 #define V_INLINE static inline __attribute__((always_inline))
 #ifdef V_VNNI
 #define V_SPAN(bits, off, group) (group)
-enum { V_WIDE_XOR = 0x80 };
+enum { V_WIDE_XOR = 0x80, V_OFFSET_LAST = 1 };
 #else
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
-enum { V_WIDE_XOR = 0 };
+enum { V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 #endif
-enum { V_ROWS = 16, V_TOKENS = 8, V_FLOAT_TOKENS = 12 };
+enum { V_ROWS = 16, V_STRIPS = 2, V_TOKENS = 6, V_FLOAT_TOKENS = 12 };
 typedef __m512i vi;
 typedef __m512 vf;
 
@@ -35,14 +35,14 @@ V_INLINE vi v_shift(vi a, int n) { return n >= 0 ? _mm512_slli_epi16(a, (unsigne
 V_INLINE vi v_table(const void *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi v_lookup(vi table, vi index) { return _mm512_shuffle_epi8(table, index); }
 V_INLINE vi v_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
-V_INLINE vi v_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 
 /* ---- sums of products ---------------------------------------------------------------------------------------------------- */
 
 #ifdef V_VNNI
-V_INLINE vi v_dot_start(int wide, int off, vi sums) {
-    (void)wide;
-    return off ? _mm512_madd_epi16(sums, _mm512_set1_epi16((short)-off)) : _mm512_setzero_si512();
+/* -off * (sum of x): sum, the run's two sums */
+V_INLINE vi v_dot_start(int wide, int off, int span, const uint8_t *sum, const uint8_t *half) {
+    (void)wide, (void)span, (void)half;
+    return _mm512_madd_epi16(v_quad(sum), _mm512_set1_epi16((short)-off));
 }
 V_INLINE vi v_dot_step(int wide, vi acc, vi w, vi x) {
     (void)wide;
@@ -61,9 +61,12 @@ V_INLINE vi v_scales(int wide, const void *p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
 #else
-V_INLINE vi v_dot_start(int wide, int off, vi sums) {
-    if (wide || off == 0) return _mm512_setzero_si512();
-    return _mm512_mullo_epi16(sums, _mm512_set1_epi16((short)-off));
+/* -off * (sum of x), or 0 where weights are signed; half: the split sums of x (kernels.h) */
+V_INLINE vi v_dot_start(int wide, int off, int span, const uint8_t *sum, const uint8_t *half) {
+    (void)sum;
+    if (wide) return v_zero();
+    const vi first = v_quad(half);
+    return _mm512_mullo_epi16(span == 32 ? _mm512_add_epi16(first, v_quad(half + 4)) : first, _mm512_set1_epi16((short)-off));
 }
 V_INLINE vi v_dot_step(int wide, vi acc, vi w, vi x) {
     if (!wide) return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x));
@@ -84,13 +87,19 @@ V_INLINE vi v_scales(int wide, const void *p) {
     return _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(sc, sc), _mm_unpacklo_epi8(sc, sc)));
 }
 #endif
-/* uint8 minima of 16 rows, and their product with the sums of x (two int16 a row) */
-V_INLINE vi v_minima(const void *p) {
-    const __m128i m = _mm_loadu_si128((const __m128i *)p);
-    return _mm512_cvtepu8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(m, m), _mm_unpacklo_epi8(m, m)));
+/* the numbers (int8 or uint8) of two groups for 16 rows, and their products with the sums of x in both (two int16) */
+V_INLINE vi v_pairs(int is_signed, const void *first, const void *second) {
+    const __m128i a = _mm_loadu_si128((const __m128i *)first), b = _mm_loadu_si128((const __m128i *)second);
+    const __m256i both = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+    return is_signed ? _mm512_cvtepi8_epi16(both) : _mm512_cvtepu8_epi16(both);
 }
-V_INLINE vi v_min_ones(void) { return _mm512_set1_epi16(1); }
-V_INLINE vi v_min_dot(vi minima, vi sums) { return _mm512_madd_epi16(minima, sums); }
+V_INLINE vi v_one_pairs(void) { return _mm512_set1_epi16(1); }
+#ifdef V_VNNI
+V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) { return _mm512_dpwssd_epi32(acc, pairs, sums); }
+#else
+V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) { return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, sums)); }
+#endif
+V_INLINE vi v_times32(vi a, int by) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(by)); }
 
 /* ---- floats --------------------------------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@ u = 2^-24 is the rounding of float32, b = 2^-9 that of bfloat16; sums of k terms
 magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sides, so only what the op itself does counts:
 
     MATMUL     by the way the matmul driver goes: float32 sums ("floats"); activations rounded to integers, half a step of
-               dx = max|x| / 127 per 32 columns each ("x8"); both operands rounded to bfloat16 ("tiles")
+               dx = max|x| / 127 per 32 or 256 columns each ("x8_32", "x8_256"); both operands rounded to bfloat16 ("tiles")
     ATTN       queries, keys, values and softmax weights are rounded to the type of the cache; an error d of every score
                changes each weight by a factor within exp(2d)
     functions  exp, tanh, erf, sin, cos: FUNCTION of their argument's magnitude, which is what the kernels promise
@@ -100,12 +100,13 @@ def _product(type: QuantType, x: Array, w: Array, bias: Array | None = None) -> 
     path = _native.matmul_kind(int(type), len(w), k, len(x))
     if path == "tiles":
         sums = sums + 2 * B * (1 + B) * products
-    elif path == "x8":
+    elif path != "floats":
         # half a step of every activation, and float32 sums of whole groups, whose minima may cancel
-        most_x = abs(x).reshape(len(x), k // 32, 32).max(axis=2)
-        grouped = w.reshape(len(w), k // 32, 32)
+        width = case.type.x8_width
+        most_x = abs(x).reshape(len(x), k // width, width).max(axis=2)
+        grouped = w.reshape(len(w), k // width, width)
         steps = most_x / 254 @ grouped.sum(axis=2).T
-        sums = sums + steps * (1 + 2.0**-8) + (k / 32 + 16) * U * (most_x @ (4 * 32 * grouped.max(axis=2)).T)
+        sums = sums + steps * (1 + 2.0**-8) + (k / width + 16) * U * (most_x @ (4 * width * grouped.max(axis=2)).T)
     return sums
 
 

@@ -81,23 +81,32 @@ def levels(int32_t type, const uint8_t[::1] src):
     return np.asarray(q), np.asarray(sc), np.asarray(m), np.asarray(d), np.asarray(dmin)
 
 
-def quantize_x8(const float[::1] x):
-    """Activations as the quantized dot reads them: (q int8 (k,), dx float32 (k // 32,), sum int16 (k // 16,)), k a multiple of 32."""
+def x8_width(int32_t type):
+    """Columns of activations that share a scale when a quantized type is multiplied."""
+    cdef const llmq_codec *codec = llmq_codec_of(type)
+    if codec == NULL or codec.levels == NULL:
+        raise ValueError(f"x8_width: {type} is no quantized type")
+    return llmq_x8_width(codec)
+
+
+def quantize_x8(const float[::1] x, int32_t width):
+    """Activations as the quantized dot reads them: (q int8 (k,), dx float32 (k // width,), sum int16 (k // 16,)), k a multiple of
+    `width`, which is a multiple of 16."""
     cdef int64_t k = x.shape[0]
-    if k % 32:
-        raise ValueError(f"quantize_x8: {k} columns are not a multiple of 32")
+    if width < 16 or width % 16 or k % width:
+        raise ValueError(f"quantize_x8: {k} columns are not a multiple of {width}, or that not one of 16")
     cdef int8_t[::1] q = np.empty(k, np.int8)
-    cdef float[::1] dx = np.empty(k // 32, np.float32)
+    cdef float[::1] dx = np.empty(k // width, np.float32)
     cdef int16_t[::1] sum = np.empty(k // 16, np.int16)
     if k:
         with nogil:
-            llmq_quantize_x8(&x[0], k, &q[0], &dx[0], &sum[0])
+            llmq_quantize_x8(&x[0], k, width, &q[0], &dx[0], &sum[0])
     return np.asarray(q), np.asarray(dx), np.asarray(sum)
 
 
 def dot(int32_t type, const uint8_t[::1] rows, const float[::1] x, float[::1] out):
     """out[r] = row r . x for len(out) rows of len(x) weights of `type`, one after another in `rows`; csrc/formats/dot.c defines every
-    rounding. x must be finite and, for a quantized type, len(x) a multiple of 32 and of the type's block."""
+    rounding. x must be finite and, for a quantized type, len(x) a multiple of the type's block."""
     cdef const llmq_codec *codec = llmq_codec_of(type)
     cdef int64_t k = x.shape[0], n = out.shape[0], r, stride
     if codec == NULL or k % codec.block or rows.shape[0] != n * (k // codec.block * codec.bytes):
@@ -114,7 +123,7 @@ def dot(int32_t type, const uint8_t[::1] rows, const float[::1] x, float[::1] ou
     cdef int8_t[::1] q
     cdef float[::1] dx
     cdef int16_t[::1] sum
-    q, dx, sum = quantize_x8(x)
+    q, dx, sum = quantize_x8(x, llmq_x8_width(codec))
     with nogil:
         for r in range(n):
             out[r] = llmq_dot(codec, &rows[r * stride], &q[0], &dx[0], &sum[0], k)

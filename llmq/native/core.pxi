@@ -22,7 +22,8 @@ cdef extern from "llmq.h" nogil:
         int (*check)(const void *src, int64_t n) nogil
 
     const llmq_codec *llmq_codec_of(int32_t type)
-    void llmq_quantize_x8(const float *x, int64_t k, int8_t *q, float *dx, int16_t *sum)
+    int32_t llmq_x8_width(const llmq_codec *)
+    void llmq_quantize_x8(const float *x, int64_t k, int32_t width, int8_t *q, float *dx, int16_t *sum)
     float llmq_dot(const llmq_codec *codec, const void *row, const int8_t *q, const float *dx, const int16_t *sum, int64_t k)
     float llmq_dot_float(const llmq_codec *codec, const void *row, const float *x, int64_t k)
 

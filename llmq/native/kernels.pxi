@@ -57,10 +57,11 @@ def packed_bytes(int32_t type, int64_t n, int64_t k, int64_t experts=1):
 
 
 def matmul_kind(int32_t type, int64_t n, int64_t k, int64_t m):
-    """How a matmul of m rows with a matrix [n][k] prepares its activations: "floats", "x8" or "tiles" (csrc/ops/matmul.c)."""
+    """How a matmul of m rows with a matrix [n][k] prepares its activations: "floats", "x8_32", "x8_256"
+    or "tiles" (csrc/ops/matmul.c)."""
     cdef llmq_packed c
     check_status(llmq_pack_plan(&c, type, n, k, 1), f"packing type {type}, {n} x {k}")
-    return ("floats", "x8", "tiles")[llmq_matmul_kind(&c, m)]
+    return ("floats", "x8_32", "x8_256", "tiles")[llmq_matmul_kind(&c, m)]
 
 
 cdef class Packed:

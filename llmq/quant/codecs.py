@@ -83,40 +83,33 @@ class QuantizedCodec(Codec):
         """Blocks (n, bytes) as integers with scales."""
 
     def dot(self, row: UInt8s, x: Floats) -> Floats:
-        # The order of csrc/formats/dot.c: integers per 32 columns, then float32 with one rounding per operation.
-        block, size = QuantType[self.name].block, QuantType[self.name].block_bytes
-        n, k = len(row), len(x)
-        q, dx, total = quantize_x8(x)
-        levels = self.levels(row.reshape(-1, size))
-        runs = block // 32
-        wide = levels.q.reshape(n, k // block, runs, 2, 16).astype(np.int32)
-        halves = [np.repeat(v.astype(np.int32), self.group // 16, axis=1) for v in (levels.sc, levels.m)]
-        sc, m = (v.reshape(n, k // block, runs, 2) for v in halves)
-        xs = total.reshape(1, k // block, runs, 2).astype(np.int32)
-        products = (wide * q.reshape(1, k // block, runs, 2, 16).astype(np.int32)).sum(-1, dtype=np.int32)
-        whole = (sc * (products - self.off * xs)).sum(-1).astype(np.float32)
-        least = (m * xs).sum(-1).astype(np.float32)
-        scale = dx.reshape(1, k // block, runs)
-        d, dmin = levels.d.reshape(n, -1), levels.dmin.reshape(n, -1)
+        # The order of csrc/formats/dot.c: integers per run of columns with one scale, then float32 with one rounding per operation.
+        qtype = QuantType[self.name]
+        n, runs, width = len(row), len(x) // qtype.x8_width, qtype.x8_width
+        q, dx, total = quantize_x8(x, width)
+        levels = self.levels(row.reshape(-1, qtype.block_bytes))
+        wide = levels.q.reshape(n, runs, width // 16, 16).astype(np.int32)
+        sc, m = (np.repeat(v.astype(np.int32), self.group // 16, axis=1).reshape(n, runs, -1) for v in (levels.sc, levels.m))
+        xs = total.reshape(1, runs, width // 16).astype(np.int32)
+        products = (wide * q.reshape(1, runs, width // 16, 16).astype(np.int32)).sum(-1, dtype=np.int32)
+        whole = (sc * (products - self.off * xs)).sum(-1, dtype=np.int32).astype(np.float32)
+        least = (m * xs).sum(-1, dtype=np.int32).astype(np.float32)
+        d, dmin = (np.repeat(v.reshape(n, -1), qtype.block // width, axis=1) for v in (levels.d, levels.dmin))
         out = np.zeros(n, np.float32)
-        for b in range(k // block):
-            acc, accm = np.zeros(n, np.float32), np.zeros(n, np.float32)
-            for s in range(runs):
-                acc = acc + scale[:, b, s] * whole[:, b, s]
-                accm = accm + scale[:, b, s] * least[:, b, s]
-            t = d[:, b] * acc
-            out = out + (t - dmin[:, b] * accm if self.has_min else t)
+        for s in range(runs):
+            t = d[:, s] * whole[:, s]
+            out = out + dx[s] * (t - dmin[:, s] * least[:, s] if self.has_min else t)
         return out
 
 
-def quantize_x8(x: Floats) -> tuple[Int8s, Floats, npt.NDArray[np.int16]]:
-    """Activations (k,), finite, k a multiple of 32, as the quantized dot reads them: (q int8 (k,), dx float32 (k // 32,), the
-    sums of each 16 of q, int16 (k // 16,)); x is about dx * q."""
-    runs = x.reshape(-1, 32)
-    scale = np.abs(runs).max(axis=1) / np.float32(127)
-    dx = np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(0))
-    inverse = np.divide(np.float32(1), dx, out=np.zeros_like(dx), where=dx > 0)
-    q = np.rint(np.clip(runs * inverse[:, None], -127, 127)).astype(np.int8)
+def quantize_x8(x: Floats, width: int) -> tuple[Int8s, Floats, npt.NDArray[np.int16]]:
+    """Activations (k,), finite, k a multiple of `width`, as the quantized dot reads them: (q int8 (k,), dx float32 (k // width,),
+    the sums of each 16 of q, int16 (k // 16,)); x is about dx * q."""
+    runs = x.reshape(-1, width)
+    top = np.abs(runs).max(axis=1)
+    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top / np.float32(127) >= np.finfo(np.float32).tiny)
+    dx = np.divide(np.float32(1), inverse, out=np.zeros_like(top), where=inverse > 0)
+    q = np.rint(runs * inverse[:, None]).astype(np.int8)
     return q.reshape(-1), dx, q.reshape(-1, 16).sum(axis=1, dtype=np.int16)
 
 

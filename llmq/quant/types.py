@@ -36,6 +36,11 @@ class _TypeFacts(IntEnum):
         return 8 * self.block_bytes / self.block
 
     @property
+    def x8_width(self) -> int:
+        """Columns of activations that share a scale when the type is multiplied (csrc/formats/dot.c); for quantized types."""
+        return _native.x8_width(int(self))
+
+    @property
     def is_float(self) -> bool:
         """F32, F16 and BF16: no blocks, no scales."""
         return self.block == 1
