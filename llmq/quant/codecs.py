@@ -83,7 +83,7 @@ class QuantizedCodec(Codec):
         """Blocks (n, bytes) as integers with scales."""
 
     def dot(self, row: UInt8s, x: Floats) -> Floats:
-        # The order of csrc/formats/dot.c: integers per run of columns with one scale, then float32 with one rounding per operation.
+        # The order of csrc/formats/dot.c: integers per run of columns with one scale, then float32, one rounding each.
         qtype = QuantType[self.name]
         n, runs, width = len(row), len(x) // qtype.x8_width, qtype.x8_width
         q, dx, total = quantize_x8(x, width)
@@ -103,8 +103,8 @@ class QuantizedCodec(Codec):
 
 
 def quantize_x8(x: Floats, width: int) -> tuple[Int8s, Floats, npt.NDArray[np.int16]]:
-    """Activations (k,), finite, k a multiple of `width`, as the quantized dot reads them: (q int8 (k,), dx float32 (k // width,),
-    the sums of each 16 of q, int16 (k // 16,)); x is about dx * q."""
+    """Activations (k,), finite, k a multiple of `width`, as the quantized dot reads them: (q int8 (k,), dx float32
+    (k // width,), the sums of each 16 of q, int16 (k // 16,)); x is about dx * q."""
     runs = x.reshape(-1, width)
     top = np.abs(runs).max(axis=1)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top / np.float32(127) >= np.finfo(np.float32).tiny)
