@@ -25,8 +25,8 @@ float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i);
 
 /* ---- activations -------------------------------------------------------------------------------------------------------- */
 
-/* One row of k activations as 8-bit integers (csrc/formats/dot.c defines them): int8 q[k], float dx[k / width], int16 sum[k / 16], and
- * these sums split for instructions that add pairs of products, int16 half[k / 16][2]: of the columns with index mod 4 in {0, 1}
+/* One row of k activations as 8-bit integers (csrc/formats/dot.c defines them): int8 q[k], float dx[k / width], int16 sum[k / 16],
+ * and these sums split for instructions that add pairs of products, int16 half[k / 16][2]: of the columns with index mod 4 in {0, 1}
  * and in {2, 3}. Rows follow one another at llmq_x8_stride bytes, 64-byte aligned. */
 static inline int64_t llmq_x8_dx(int64_t k) { return k; }
 static inline int64_t llmq_x8_sum(int64_t k) { return k + k / 8; }
@@ -43,14 +43,15 @@ enum {
     LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_mm: two strips' panel of 256 columns in bf16 */
 };
 
-/* x[k] -> one prepared row, width columns (32 or LLMQ_MAX_BLOCK) at a time. Columns with a NaN or an infinity among them get dx = NaN
- * and q = 0, so that the product shows it. */
+/* x[k] -> one prepared row, width columns (32 or LLMQ_MAX_BLOCK) at a time. Columns with a NaN or an infinity among them get
+ * dx = NaN and q = 0, so that the product shows it. */
 typedef void llmq_x8_fn(const float *x, int64_t k, int32_t width, uint8_t *row);
 
-/* out[count][m][16] = m prepared rows times `count` <= LLMQ_STRIPS_AT_ONCE neighbouring strips, as csrc/formats/dot.c defines it, for
- * any m >= 1; panel: LLMQ_PANEL bytes. After an odd count one more [m][16] of out may be overwritten. */
-typedef void llmq_mm_quant_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *x, int64_t m, uint8_t *panel,
-                              float *out);
+/* out[count][m][16] = m prepared rows times `count` <= LLMQ_STRIPS_AT_ONCE neighbouring strips, as csrc/formats/dot.c defines it,
+ * for any m >= 1; panel: LLMQ_PANEL bytes. After an odd count one more [m][16] of out may be overwritten. ahead: the strips that
+ * the caller will ask for next, NULL when there are none; they are brought into the caches. */
+typedef void llmq_mm_quant_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *ahead, const uint8_t *x,
+                              int64_t m, uint8_t *panel, float *out);
 
 /* out[count][m][16] = m rows of float32 at stride ldx times `count` <= LLMQ_STRIPS_AT_ONCE neighbouring strips. Each element is
  * the sum, over runs of LLMQ_FC columns, of a chain over the columns of the run in order, whatever m and count are. */

@@ -79,8 +79,9 @@ static float run_dot(const llmq_packed *w, const llmq_codec *codec, const uint8_
     return dx * (t - llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, number) * (float)least);
 }
 
-static void mm_quant(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *x, int64_t m, uint8_t *panel,
-                     float *out) {
+static void mm_quant(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *ahead, const uint8_t *x, int64_t m,
+                     uint8_t *panel, float *out) {
+    (void)ahead;
     const llmq_codec *codec = llmq_codec_of(w->type);
     const int32_t width = llmq_x8_width(codec);
     int8_t *levels = (int8_t *)panel;

@@ -66,7 +66,8 @@ void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_
     if (is_x8(kind)) {
         const int64_t stride = llmq_x8_stride(w->k);
         const int32_t width = llmq_x8_width(llmq_codec_of(w->type));
-        for (int64_t t = m * tid / nth; t < m * (tid + 1) / nth; t++) kernels->x8(x + t * ldx, w->k, width, (uint8_t *)scratch + t * stride);
+        for (int64_t t = m * tid / nth; t < m * (tid + 1) / nth; t++)
+            kernels->x8(x + t * ldx, w->k, width, (uint8_t *)scratch + t * stride);
     } else if (kind == TILES) {
         for (int64_t t = 0; t < m; t += TILES_BLOCK) {
             const int64_t rows = min64(TILES_BLOCK, m - t), tiles = tile_rows(rows) / 16;
@@ -81,6 +82,7 @@ void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_
 typedef struct job {
     const llmq_packed *w;
     const uint8_t *strips;      /* of the expert */
+    const uint8_t *ahead;       /* what this thread multiplies after the strips at hand; NULL: nothing */
     const float *bias, *x;
     const int32_t *rows;        /* row t of the result is row rows[t] of out; NULL: row t */
     int64_t m, ldx;
@@ -108,7 +110,8 @@ static void run_x8(const job *j, int64_t first, int64_t last) {
         const int64_t m = min64(block, j->m - t);
         for (int64_t s = first, count; s < last; s += count) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
-            mm(j->w, j->strips + s * j->w->strip_bytes, count, j->prepared + t * stride, m, j->panel, j->sums);
+            const uint8_t *ahead = s + count < last ? j->strips + (s + count) * j->w->strip_bytes : j->ahead;
+            mm(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
             for (int64_t i = 0; i < count; i++) put(j, j->sums + i * m * LLMQ_STRIP, s + i, t, m);
         }
     }
@@ -151,7 +154,7 @@ static job job_of(int kind, const llmq_packed *w, int64_t expert, const float *b
 
 /* Strips per turn: many enough to use x while it is near, few enough that no thread waits long for the last. */
 static int64_t chunk_of(int kind, int64_t strips, int64_t m, int nth) {
-    const int64_t fair = strips / (nth * 4), most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
+    const int64_t fair = strips / (nth * 8), most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
     const int64_t least = kind == TILES ? 2 : LLMQ_STRIPS_AT_ONCE;
     return max64(least, min64(fair / least * least, most));
 }
@@ -166,10 +169,12 @@ void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, co
     j.out = out;
     j.ldo = ldo;
     const int64_t chunk = chunk_of(kind, w->strips, m, nth);
-    for (;;) {
-        const int64_t first = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED), last = min64(first + chunk, w->strips);
-        if (first >= w->strips) return;
-        run_strips(kind, &j, first, last);
+    int64_t first = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED);
+    while (first < w->strips) {
+        const int64_t then = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED); /* taken early, to know what comes */
+        j.ahead = then < w->strips ? j.strips + then * w->strip_bytes : NULL;
+        run_strips(kind, &j, first, min64(first + chunk, w->strips));
+        first = then;
     }
 }
 

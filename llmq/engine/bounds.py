@@ -102,7 +102,7 @@ def _product(type: QuantType, x: Array, w: Array, bias: Array | None = None) -> 
         sums = sums + 2 * B * (1 + B) * products
     elif path != "floats":
         # half a step of every activation, and float32 sums of whole groups, whose minima may cancel
-        width = case.type.x8_width
+        width = type.x8_width
         most_x = abs(x).reshape(len(x), k // width, width).max(axis=2)
         grouped = w.reshape(len(w), k // width, width)
         steps = most_x / 254 @ grouped.sum(axis=2).T
