@@ -48,7 +48,7 @@ struct llmq_engine {
     /* the micro-batch under way */
     llmq_batch batch;
     llmq_groups groups;
-    float *logits;
+    float *out; /* of the result, when it is what the run gives back */
 };
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------ */
@@ -126,7 +126,8 @@ static void scratch_sizes(const llmq_engine *e, const llmq_batch *b, int64_t *sh
 /* The micro-batch of up to n tokens from token `from` of a batch; its outputs are those of the batch in that range. */
 static llmq_batch part_of(const llmq_batch *b, int32_t from, int32_t n, int32_t *outputs, int32_t *first_output) {
     llmq_batch part = {.n = b->n - from < n ? b->n - from : n, .tokens = b->tokens + from, .positions = b->positions + from,
-                       .sequences = b->sequences + from, .outputs = outputs};
+                       .sequences = b->sequences + from, .outputs = outputs,
+                       .types = b->types == NULL ? NULL : b->types + from};
     int32_t i = 0;
     while (i < b->n_out && b->outputs[i] < from) i++;
     *first_output = i;
@@ -166,7 +167,7 @@ static void group_tokens(llmq_engine *e, const llmq_batch *b, int32_t n) {
 /* ---- ops --------------------------------------------------------------------------------------------------------------- */
 
 static float *value(const llmq_engine *e, int32_t v) {
-    return v == e->result ? e->logits : (float *)(void *)e->arena.data + e->values[v].offset * e->batch.n;
+    return v == e->result ? e->out : (float *)(void *)e->arena.data + e->values[v].offset * e->batch.n;
 }
 
 static int64_t width(const llmq_engine *e, int32_t v) { return e->values[v].width; }
@@ -193,7 +194,8 @@ static void fill_ropes(const llmq_engine *e, int64_t r0, int64_t r1) {
 
 static void embed_row(const llmq_engine *e, const llmq_op *op, int64_t r) {
     const llmq_weight *w = &e->weights[op->w0];
-    const int64_t id = op->i[0] ? e->batch.positions[r] : e->batch.tokens[r], n = width(e, op->out);
+    const int32_t *ids = op->i[0] == 0 ? e->batch.tokens : op->i[0] == 1 ? e->batch.positions : e->batch.types;
+    const int64_t id = ids == NULL ? 0 : ids[r], n = width(e, op->out);
     float *out = value(e, op->out) + r * n;
     if (w->packed.data != NULL) { /* tied embeddings are held once */
         llmq_packed_row(&w->packed, 0, id, out);
@@ -271,7 +273,7 @@ static int is_cancelled(llmq_engine *e) { return atomic_load_explicit(&e->cancel
 /* Piece `piece` of a phase that is cut into `pieces`: a share of the rows, carried through all its ops. */
 static void carry_rows(llmq_engine *e, const llmq_span *span, int64_t piece, int64_t pieces) {
     const int64_t rows = rows_of(&e->batch, span), r0 = rows * piece / pieces, r1 = rows * (piece + 1) / pieces;
-    if (span->first == 0) fill_ropes(e, r0, r1);
+    if (span->opens) fill_ropes(e, r0, r1);
     for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) run_rows(e, span->first + i, r0, r1);
 }
 
@@ -526,12 +528,14 @@ static int is_small(const llmq_engine *e, const llmq_span *span, int64_t m) {
     return keys * op->i[0] * (op->i[1] + op->i[3]) <= ALONE_PRODUCTS;
 }
 
-static void set_modes(llmq_engine *e) {
+static void set_modes(llmq_engine *e, uint32_t parts) {
+    int begun = 0; /* a phase done by the last thread of another needs one before it */
     for (int32_t i = 0; i < e->plan.n_spans; i++) {
         const llmq_span *span = &e->plan.spans[i];
         const int64_t m = rows_of(&e->batch, span);
-        const int skipped = m == 0 || (span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m));
-        e->phases[i].mode = skipped ? LLMQ_SKIPPED : i > 0 && is_small(e, span, m) ? LLMQ_ALONE : LLMQ_TOGETHER;
+        const int skipped = m == 0 || !(parts >> span->part & 1) || (span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m));
+        e->phases[i].mode = skipped ? LLMQ_SKIPPED : begun && is_small(e, span, m) ? LLMQ_ALONE : LLMQ_TOGETHER;
+        begun |= !skipped;
     }
 }
 
@@ -541,19 +545,22 @@ int32_t llmq_engine_phases(const llmq_engine *e) {
     return n;
 }
 
-llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, float *logits) {
+llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, uint32_t parts, int32_t wanted, float *out) {
     const int32_t n = part_size(e, b);
     for (int32_t from = 0; from < b->n; from += n) {
         int32_t first;
         e->batch = part_of(b, from, n, index_outputs(e, n), &first);
-        e->logits = logits + first * width(e, e->result);
+        float *rows = wanted >= 0 ? out + first * width(e, wanted) : NULL;
+        e->out = wanted == e->result ? rows : NULL;
         group_tokens(e, &e->batch, n);
         memset(e->arrived, 0, sizeof e->arrived);
         set_strips(e, 0);
-        set_modes(e);
+        set_modes(e, parts);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
         llmq_pool_run(e->pool, e->phases, e->plan.n_spans, work, e);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
+        if (wanted >= 0 && wanted != e->result)
+            memcpy(rows, value(e, wanted), (size_t)(e->batch.n_out * width(e, wanted)) * sizeof *rows);
     }
     return LLMQ_OK;
 }

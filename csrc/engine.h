@@ -11,6 +11,7 @@
 typedef struct llmq_batch { /* see llmq/engine/base.py; sequences are those of llmq_kv_open */
     int32_t n, n_out;
     const int32_t *tokens, *positions, *sequences, *outputs;
+    const int32_t *types; /* NULL: all 0 */
 } llmq_batch;
 
 enum { LLMQ_MAX_GROUP = 32 };
@@ -22,6 +23,8 @@ typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
     int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND: one op; EXPERTS: EXPERTS and HEADS */
     int32_t tail;      /* its rows are the output rows */
     int64_t floats;    /* written per row */
+    int32_t part;      /* all of them are of this part of the tape */
+    int32_t opens;     /* the first of its part over all tokens: it also fills the tables of cosines and sines */
 } llmq_span;
 
 typedef struct llmq_rope { /* a distinct table of cosines and sines */
@@ -62,7 +65,9 @@ int64_t llmq_engine_scratch(const llmq_engine *, int32_t n); /* bytes that a bat
 llmq_status llmq_engine_check(llmq_engine *, const llmq_batch *, int32_t n_vocab); /* LLMQ_ERR_ARG: a rule of batches is broken */
 int64_t llmq_engine_growth(const llmq_engine *, const llmq_batch *);               /* bytes of pages that prepare will allocate */
 llmq_status llmq_engine_prepare(llmq_engine *, const llmq_batch *);                /* LLMQ_ERR_NOMEM: nothing has changed */
-llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, float *logits);     /* logits [n_out][n_vocab] */
+/* Runs the parts of the tape whose bits are set; out [n_out][width] gets `value`, which they write with the output rows only and nothing
+ * overwrites; -1: nothing. */
+llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, uint32_t parts, int32_t value, float *out);
 void llmq_engine_commit(llmq_engine *, const llmq_batch *, int done);              /* the sequences take the tokens, or are as before */
 
 int32_t llmq_engine_phases(const llmq_engine *); /* of the last run's last micro-batch: how often its threads waited for each other */

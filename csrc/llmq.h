@@ -173,8 +173,12 @@ enum llmq_op_kind {
     LLMQ_OP_COUNT
 };
 
+/* A tape in parts, run together or alone: the encoder of a model that has both, then what computes the final hidden state, then what
+ * turns it into logits. Values pass from BODY to HEAD only; between ENCODE and the others goes state. */
+enum llmq_part { LLMQ_PART_BODY, LLMQ_PART_HEAD, LLMQ_PART_ENCODE, LLMQ_PART_COUNT };
+
 typedef struct llmq_op {
-    int32_t kind, out, a, b, w0, w1, slot, reserved;
+    int32_t kind, out, a, b, w0, w1, slot, part;
     int32_t i[8];
     float f[4];
 } llmq_op;

@@ -74,7 +74,7 @@ static int32_t rope_table(llmq_plan *plan, const llmq_op *op) {
 static int continues(const tape *t, const llmq_span *span, const llmq_op *first, const llmq_op *op, const access *since, int32_t n_since) {
     access mine[MAX_ACCESSES];
     const int32_t n = accesses_of(t, op, mine), tail = t->values[op->out >= 0 ? op->out : op->a].tail;
-    if (span == NULL || span->kind != kind_of(op) || span->tail != tail || span->kind == LLMQ_ATTEND) return 0;
+    if (span == NULL || span->kind != kind_of(op) || span->tail != tail || span->part != op->part || span->kind == LLMQ_ATTEND) return 0;
     if (span->kind == LLMQ_MULTIPLY && (op->a != first->a || span->n == LLMQ_MAX_GROUP)) return 0;
     for (int32_t x = 0; x < n; x++)
         for (int32_t y = 0; y < n_since; y++)
@@ -98,10 +98,12 @@ llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, c
     for (int32_t v = 0; v < n_values; v++)
         if (v != result && values[v].offset + values[v].width > plan->arena) plan->arena = values[v].offset + values[v].width;
     llmq_span *span = NULL;
+    int opens_well = 1;
     for (int32_t i = 0; i < n_ops; i++) {
         const llmq_op *op = &ops[i];
         if (!continues(&t, span, span ? &ops[span->first] : NULL, op, since, n_since)) {
-            const llmq_span next = {.kind = kind_of(op), .first = i, .tail = values[op->out >= 0 ? op->out : op->a].tail};
+            const llmq_span next = {.kind = kind_of(op), .first = i, .tail = values[op->out >= 0 ? op->out : op->a].tail,
+                                    .part = op->part, .opens = op->part != LLMQ_PART_HEAD && (i == 0 || op->part != ops[i - 1].part)};
             span = &plan->spans[plan->n_spans];
             *span = next;
             if (next.kind == LLMQ_MULTIPLY) {
@@ -116,11 +118,12 @@ llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, c
         if (span->kind == LLMQ_MULTIPLY) span[-1].n++;
         n_since += accesses_of(&t, op, since + n_since);
         if (op->kind == LLMQ_OP_ROPE) plan->rope_of[i] = rope_table(plan, op);
-        if (op->kind == LLMQ_OP_ATTN && op->i[5]) plan->whole_batch = 1;
+        if (op->kind == LLMQ_OP_ATTN && op->i[5] == 1) plan->whole_batch = 1;
+        opens_well &= !span->opens || ops[span->first].kind == LLMQ_OP_EMBED;
     }
     free(since);
-    /* the tables are filled along with the first op, which goes by rows over all tokens */
-    if (n_ops < 1 || ops[0].kind != LLMQ_OP_EMBED) {
+    /* the tables are filled along with the first op of a part, which goes by rows over all tokens */
+    if (n_ops < 1 || !opens_well) {
         llmq_plan_free(plan);
         return LLMQ_ERR_ARG;
     }

@@ -129,7 +129,10 @@ class EngineCore:
         positions: npt.NDArray[np.int32],
         sequences: npt.NDArray[np.int32],
         outputs: npt.NDArray[np.int32],
-        logits: npt.NDArray[np.float32],
+        parts: int,
+        value: int,
+        rows: npt.NDArray[np.float32],
+        types: npt.NDArray[np.int32] | None = ...,
     ) -> bool: ...
     @property
     def phases(self) -> int: ...

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from llmq.text.template import ChatTemplate, chat_template_of
 from llmq.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from llmq.embedding import Pooling
     from llmq.graph.tape import Tape
     from llmq.perplexity import Perplexity
 
@@ -74,6 +76,7 @@ def load(
     options = {"n_ctx": n_ctx, "n_threads": n_threads, "n_batch": n_batch, "kv_type": kv_type}
     options |= {"chat_template": chat_template, "engine": engine}
     from llmq.arch import build_tape  # noqa: PLC0415 - `import llmq` stays fast
+    from llmq.embedding import pooling_of  # noqa: PLC0415
     from llmq.formats import open_checkpoint  # noqa: PLC0415
 
     path = Path(src)
@@ -81,6 +84,7 @@ def load(
     try:
         tape = build_tape(checkpoint, n_ctx=n_ctx)
         tokenizer = Tokenizer.from_metadata(checkpoint.metadata, path=path)
+        pooling = pooling_of(checkpoint.metadata, tape)
         context = n_ctx or tape.n_ctx_train
         if context > tape.n_ctx_train:
             log.warning("n_ctx %d is more than the %d tokens the model was trained with", context, tape.n_ctx_train)
@@ -116,6 +120,7 @@ def load(
         name=path.stem if path.suffix == ".gguf" else path.resolve().name,
         on_close=checkpoint.close,
         loaded_as=(os.fspath(src), options),
+        pooling=pooling,
     )
 
 
@@ -199,6 +204,7 @@ class LLM:
         name: str = "model",
         on_close: Callable[[], None] = lambda: None,
         loaded_as: tuple[str, dict[str, Any]] | None = None,
+        pooling: Pooling = "last",
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -207,7 +213,8 @@ class LLM:
         self.n_batch = n_batch
         self.n_threads = n_threads
         self.weight_bytes = 0 if tape is None else sum(w.nbytes for w in tape.weights if "matmul" in w.uses)
-        self._tape = tape
+        self.tape = tape
+        self.pooling = pooling
         self._scheduler = Scheduler(engine, n_batch=n_batch)
         self._template = template
         self._on_close = on_close
@@ -348,7 +355,7 @@ class LLM:
 
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """What the model expects after each token: float32 (n_tokens, n_vocab). ContextOverflowError beyond n_ctx."""
-        tokens = self._tokens(token_ids)
+        tokens = self.tokens(token_ids)
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(len(tokens), self.n_ctx)
         out = np.empty((len(tokens), self.n_vocab), np.float32)
@@ -358,6 +365,7 @@ class LLM:
 
     def score(self, tokens: Sequence[int], first: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """The logits of `tokens` from position `first` on, in pieces of at most 64 MiB: (position, float32 (n, n_vocab))."""
+        self._must_generate()
         most = max(1, min(self.n_batch, 2**24 // self.n_vocab))
         with self._scheduler.alone() as engine:
             seq = engine.new_sequence()
@@ -396,7 +404,7 @@ class LLM:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of token ids; control tokens give none."""
-        return self.tokenizer.decode(self._tokens(ids))
+        return self.tokenizer.decode(self.tokens(ids))
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text that the chat template makes of `messages`, up to where the assistant's turn begins."""
@@ -408,9 +416,43 @@ class LLM:
         """The tape, op by op, as text."""
         from llmq.graph.explain import explain  # noqa: PLC0415
 
-        if self._tape is None:
+        if self.tape is None:
             raise ValueError("this model was not made from a tape")
-        return explain(self._tape)
+        return explain(self.tape)
+
+    # -- vectors
+
+    def embed(
+        self, texts: Prompt | Sequence[Prompt], *, pooling: Pooling | None = None, normalize: bool = True
+    ) -> npt.NDArray[np.float32] | list[npt.NDArray[np.float32]]:
+        """What the texts mean, as vectors: float32 (n_texts, n_embd), or (n_embd,) for a single text. `normalize` makes them of
+        length 1, so that their products are cosines.
+
+        pooling: how the final states of a text's tokens become one vector, "mean", "cls" (the first token) or "last"; None for
+        what the file says. "none" leaves them: a list of float32 (n_tokens, n_embd). The texts go in batches of up to
+        `n_batch` tokens and do not see each other. Raises ContextOverflowError for a text longer than the context, ValueError
+        for an unknown pooling or a text without tokens, ModelClosedError."""
+        from llmq.embedding import embed  # noqa: PLC0415
+
+        one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int | np.integer))
+        given = cast("list[Prompt]", [texts] if one else list(texts))
+        vectors = embed(self, given, pooling, normalize=normalize)
+        if one:
+            return vectors[0]
+        width = 0 if self.tape is None else self.tape.n_embd
+        return vectors if (pooling or self.pooling) == "none" else np.array(vectors, np.float32).reshape(len(vectors), width)
+
+    def rerank(self, query: str, docs: Sequence[str]) -> npt.NDArray[np.float32]:
+        """How well each document answers the query, float32 (n_docs,), higher is better: the score of the model's head before
+        any sigmoid. Needs a reranker (a cross-encoder such as bge-reranker); ValueError for any other model,
+        ContextOverflowError for a pair longer than the context."""
+        from llmq.embedding import rerank  # noqa: PLC0415
+
+        return rerank(self, query, docs)
+
+    def alone(self) -> AbstractContextManager[Engine]:
+        """The engine for the calling thread alone, between the steps of what generates; for whoever builds on it."""
+        return self._scheduler.alone()
 
     # -- OpenAI's shapes
 
@@ -425,6 +467,12 @@ class LLM:
         from llmq import openai  # noqa: PLC0415
 
         return openai.create_chat_completion(self, **options)
+
+    def create_embedding(self, **options: Any) -> Any:
+        """OpenAI's embeddings: a dict. See llmq/openai.py."""
+        from llmq import openai  # noqa: PLC0415
+
+        return openai.create_embedding(self, **options)
 
     # -- life
 
@@ -455,7 +503,8 @@ class LLM:
             raise TypeError(f"sampling: a Sampling expected, found {type(sampling).__name__}")
         return (sampling or Sampling()).replace(**overrides)
 
-    def _tokens(self, ids: Sequence[int]) -> list[int]:
+    def tokens(self, ids: Sequence[int]) -> list[int]:
+        """The ids as plain integers; ValueError unless the vocabulary has all of them."""
         tokens = [int(i) for i in np.asarray(ids, np.int64).tolist()] if len(ids) else []
         bad = next((i for i in tokens if not 0 <= i < self.n_vocab), None)
         if bad is not None:
@@ -470,7 +519,7 @@ class LLM:
         else:
             if len(prompt) and isinstance(prompt[0], str):
                 raise TypeError("prompt: a text or token ids expected, found a sequence of texts; use generate_batch")
-            tokens = self._tokens(prompt)
+            tokens = self.tokens(prompt)
         if not tokens:
             raise ValueError("the prompt has no tokens, and this model has no BOS to begin with")
         return tokens
@@ -480,6 +529,7 @@ class LLM:
 
     def _submit(self, prompt: Prompt, sampling: Sampling, overflow: Overflow, event: threading.Event) -> list[Generation]:
         self._scheduler.check_open()
+        self._must_generate()
         if overflow not in get_args(Overflow):
             raise ValueError(f"overflow: {', '.join(map(repr, get_args(Overflow)))} expected, found {overflow!r}")
         if overflow == "shift" and sampling.max_tokens is None:
@@ -508,6 +558,12 @@ class LLM:
             self._scheduler.submit(generation)
             generations.append(generation)
         return generations
+
+    def _must_generate(self) -> None:
+        if self.tape is not None and not self.tape.generates:
+            raise ValueError(
+                f"{self.name} is an encoder ({self.tape.arch}): it turns texts into vectors and cannot generate; use embed"
+            )
 
     def _dry_breakers(self, sampling: Sampling) -> npt.NDArray[np.uint8] | None:
         if sampling.dry_multiplier == 0:

@@ -1,7 +1,8 @@
-"""OpenAI's shapes over an `LLM`: completions and chat completions as plain dicts.
+"""OpenAI's shapes over an `LLM`: completions, chat completions and embeddings as plain dicts.
 
-Field names and values are those of OpenAI's API reference for /v1/completions and /v1/chat/completions; every field of
-`Sampling` is understood too. Defaults are those of `Sampling`. A field that has no meaning here is refused, never ignored.
+Field names and values are those of OpenAI's API reference for /v1/completions, /v1/chat/completions and
+/v1/embeddings; the first two understand every field of `Sampling` too, whose defaults hold. A field that has no meaning here is
+refused, never ignored.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from llmq.sampling import Sampling, resolve_names
 if TYPE_CHECKING:
     from llmq.model import LLM, Prompt, Stream
 
-__all__ = ["create_chat_completion", "create_completion"]
+__all__ = ["create_chat_completion", "create_completion", "create_embedding"]
 
 Json = dict[str, Any]
 
@@ -30,7 +32,7 @@ def create_completion(llm: LLM, **fields: Any) -> Json | Iterator[Json]:
     the fields of `Sampling`; `logprobs` is a number. A dict, or with stream=True an iterator of chunks, which takes one
     prompt."""
     given = resolve_names(fields, ["prompt", "stream", "stream_options", "model", *_SAMPLING], "create_completion")
-    prompts = _prompts(given.pop("prompt", None))
+    prompts = _prompts(given.pop("prompt", None), "create_completion: prompt")
     frame = _Frame(llm, given, "cmpl", "text_completion")
     stream, include_usage = _streaming(given)
     sampling = Sampling(**_present(given))
@@ -80,6 +82,27 @@ def create_chat_completion(llm: LLM, **fields: Any) -> Json | Iterator[Json]:
     return frame.whole(choices, _usage([reply]))
 
 
+def create_embedding(llm: LLM, **fields: Any) -> Json:
+    """`input`: a text, token ids, or a sequence of either; `model` (repeated in the answer), `encoding_format` ("float" or
+    "base64", little-endian float32), `dimensions` (the width of the vectors, no other), and `user`, which says nothing here."""
+    given = resolve_names(fields, ["input", "model", "encoding_format", "dimensions", "user"], "create_embedding")
+    texts = _prompts(given.pop("input", None), "create_embedding: input")
+    coding, width = given.pop("encoding_format", None) or "float", given.pop("dimensions", None)
+    if coding not in ("float", "base64"):
+        raise ValueError(f'encoding_format: "float" or "base64" expected, found {coding!r}')
+    tokens = [llm.tokenize(text) if isinstance(text, str) else llm.tokens(text) for text in texts]
+    vectors = llm.embed(tokens, pooling=None if llm.pooling != "none" else "mean")
+    n = sum(map(len, tokens))
+    if width is not None and any(width != len(vector) for vector in vectors):
+        raise ValueError(f"dimensions: {len(vectors[0])} expected, what this model's vectors have; found {width!r}")
+    data = [
+        {"object": "embedding", "index": i, "embedding": b64encode(v.tobytes()).decode() if coding == "base64" else v.tolist()}
+        for i, v in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": n, "total_tokens": n}
+    return {"object": "list", "data": data, "model": given.pop("model", None) or llm.name, "usage": usage}
+
+
 class _Frame:
     """What every answer to one request has in common."""
 
@@ -105,9 +128,9 @@ def _present(given: Json) -> Json:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _prompts(prompt: Any) -> list[Prompt]:
+def _prompts(prompt: Any, what: str) -> list[Prompt]:
     if prompt is None:
-        raise TypeError("create_completion: prompt is missing")
+        raise TypeError(f"{what} is missing")
     if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
         return [prompt]
     return list(prompt)

@@ -1,7 +1,8 @@
 """Golden logits of tiny models: what tests/tools/make_goldens.py wrote with Hugging Face transformers, and the models
 themselves.
 
-A golden is NAME.json (the config.json, the shapes of the tensors) and NAME.npz (token ids and float32 logits per sequence).
+A golden is NAME.json (the config.json, the shapes of the tensors, the kind) and NAME.npz (per sequence token ids and float32
+logits, hidden states or scores, for some also the types of the tokens).
 The weights are not stored: they are a function of the tensor's name and shape, the same here and in the tool."""
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ TOKENIZER = {
 
 @dataclass(frozen=True)
 class Golden:
-    """`n_ctx` is the context to build the model for, None: as trained. `sequences` are (token ids int32 (n,), logits
-    float32 (n, n_vocab)), each run from position 0."""
+    """`n_ctx` is the context to build the model for, None: as trained. `sequences` are (token ids int32 (n,), what the model
+    makes of them, float32), each run from position 0: of the `kind` "logits" (n, n_vocab), "hidden" (n, n_embd) or "scores"
+    (1, labels). `types` are those of the tokens, per sequence, when they are not all 0."""
 
     name: str
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
     n_ctx: int | None
     sequences: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]
+    kind: str = "logits"
+    types: list[npt.NDArray[np.int32]] | None = None
 
 
 def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -47,7 +51,7 @@ def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     around 1, biases far enough from 0 to be missed."""
     noise = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, shape)
     if len(shape) == 1:
-        is_scale = name.endswith("weight") and any(part in name for part in ("norm", "ln_", "layernorm", "ln"))
+        is_scale = name.endswith("weight") and any(part in name.lower() for part in ("norm", "ln_", "layernorm", "ln"))
         return np.float32(1 + 0.4 * noise if is_scale else 0.4 * noise)
     gain = 1.7 if any(part in name for part in ("q_proj", "k_proj", "query", "c_attn", "qkv", "Wqkv")) else 1.0
     return np.float32(noise * gain * (3 / shape[-1]) ** 0.5)
@@ -56,13 +60,17 @@ def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 def load(name: str) -> Golden:
     stored = json.loads((FOLDER / f"{name}.json").read_text())
     with np.load(FOLDER / f"{name}.npz") as arrays:
-        n = len(arrays.files) // 2
+        n = sum(key.startswith("tokens") for key in arrays.files)
         sequences = [(arrays[f"tokens{i}"], arrays[f"logits{i}"]) for i in range(n)]
-    return Golden(name, stored["config"], {k: tuple(v) for k, v in stored["shapes"].items()}, stored["n_ctx"], sequences)
+        types = [arrays[f"types{i}"] for i in range(n)] if "types0" in arrays.files else None
+    shapes = {k: tuple(v) for k, v in stored["shapes"].items()}
+    return Golden(name, stored["config"], shapes, stored["n_ctx"], sequences, stored.get("kind", "logits"), types)
 
 
-def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
+def names(*kinds: str) -> list[str]:
+    """The goldens of these kinds."""
+    found = {path.stem: json.loads(path.read_text()).get("kind", "logits") for path in FOLDER.glob("*.json")}
+    return sorted(name for name, kind in found.items() if kind in kinds)
 
 
 def write_folder(golden: Golden, folder: Path, config: Mapping[str, Any] | None = None) -> Path:

@@ -79,7 +79,7 @@ def distance(found: list[Logits], expected: list[Logits]) -> float:
     return max(float(abs(a - b).max()) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", names("logits"))
 def test_golden(name: str, tmp_path: Path) -> None:
     golden = load(name)
     with open_checkpoint(write_folder(golden, tmp_path / "model")) as model:
@@ -140,7 +140,7 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-@pytest.mark.parametrize("name", [name for name in names() if "rope_parameters" in load(name).config])
+@pytest.mark.parametrize("name", [name for name in names("logits") if "rope_parameters" in load(name).config])
 def test_configs_of_transformers_4_mean_the_same(name: str) -> None:
     config = load(name).config
     family = family_of_config(config)

@@ -17,7 +17,7 @@ from llmq.engine.reference import ReferenceEngine
 from llmq.errors import FormatError, ModelClosedError, TapeError, UnsupportedArchError, UnsupportedError
 from llmq.graph import verify as verifier
 from llmq.graph.explain import explain, ops_markdown
-from llmq.graph.tape import ACTIVATIONS, KINDS, OP_DTYPE, VALUE_DTYPE, Tape
+from llmq.graph.tape import ACTIVATIONS, ENCODE, HEAD, KINDS, OP_DTYPE, VALUE_DTYPE, Tape
 
 RNG = np.random.default_rng(11)
 
@@ -127,7 +127,13 @@ BROKEN: dict[str, Callable[[Tape], Tape]] = {
     "epsilon": lambda t: with_op(t, "RMSNORM", f=(0, 0.0)),
     "NaN": lambda t: with_op(t, "ATTN", f=(0, np.nan)),
     "activation": lambda t: with_op(t, "GLU", i=(0, len(ACTIVATIONS))),
-    "reserved": lambda t: with_op(t, "ADD", reserved=1),
+    "part": lambda t: with_op(t, "ADD", part=3),
+    "parts out of order": lambda t: with_op(t, "ADD", part=HEAD),
+    "a value of another part": lambda t: with_op(t, "EMBED", part=ENCODE),
+    "hidden state": lambda t: replace(t, hidden=len(t.values)),
+    "a hidden state for every token": lambda t: replace(t, hidden=0),
+    "a hidden state that HEAD does not read": lambda t: replace(t, hidden=t.hidden - 1),
+    "a result that is hidden": lambda t: replace(t, output="hidden"),
     "output of a put": lambda t: with_op(t, "KV_PUT", out=0),
     "result": lambda t: replace(t, result=len(t.values)),
     "result for every token": lambda t: replace(t, result=0),

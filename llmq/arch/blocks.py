@@ -13,8 +13,10 @@ from llmq.graph.builder import Graph, Param, Value
 
 __all__ = [
     "attention",
+    "classifier",
     "decoder",
     "embedding",
+    "encoder",
     "feed_forward",
     "gated",
     "layer_norm",
@@ -78,9 +80,32 @@ def parallel_decoder(
     return output(g, norm(g, x, "output_norm", hp), hp)
 
 
+def encoder(g: Graph, hp: HParams, *, attend: Attend, feed: Feed) -> Value:
+    """BERT's order (Devlin et al. 2019): h = norm(x + attend(x)), y = norm(h + feed(h)). The final hidden state."""
+    x = embedding(g, hp)
+    tables = rope_tables(g, hp)
+    for i in g.blocks(hp.n_layer):
+        x = layer_norm(g, g.add(x, attend(g, x, hp, i, tables[i])), "attn_output_norm", hp)
+        x = layer_norm(g, g.add(x, feed(g, x, hp)), "layer_output_norm", hp)
+    return x
+
+
+def classifier(g: Graph, x: Value) -> Value:
+    """What a model says of a text, a score per label, when x is the final state of its first token: out(tanh(dense(x))), where
+    the file may leave out either; x where it has neither."""
+    x = g.final(x, "scores" if g.has("cls.weight") or g.has("cls.output.weight") else "hidden")
+    if g.has("cls.weight"):
+        x = g.act(g.linear(x, "cls", g.tensors["cls.weight"].shape[0]), "tanh")
+    return g.linear(x, "cls.output", g.tensors["cls.output.weight"].shape[0]) if g.has("cls.output.weight") else x
+
+
 def embedding(g: Graph, hp: HParams) -> Value:
-    """The embeddings of the batch's tokens; with those of their positions, and LayerNorm on top, where the file has them."""
+    """The embeddings of the batch's tokens; with those of their types and positions, and LayerNorm on top, where the file has
+    them."""
     x = g.embed(g.w("token_embd.weight", (hp.n_vocab, hp.n_embd)), hp.embedding_scale)
+    if g.has("token_types.weight"):
+        n_types = g.tensors["token_types.weight"].shape[0]
+        x = g.add(x, g.embed_types(g.w("token_types.weight", (n_types, hp.n_embd))), "add_types")
     if g.has("position_embd.weight"):
         x = g.add(x, g.embed_positions(g.w("position_embd.weight", (hp.n_ctx_train, hp.n_embd))), "add_positions")
     return layer_norm(g, x, "token_embd_norm", hp) if g.has("token_embd_norm.weight") else x
@@ -134,6 +159,7 @@ def attention(
         softcap=hp.attention_softcap,
         alibi=hp.alibi,
         window=hp.windows[layer],
+        causal=hp.causal,
     )
     return g.linear(y, "attn_output", hp.n_embd)
 
@@ -162,6 +188,7 @@ def feed_forward(g: Graph, x: Value, hp: HParams, act: str) -> Value:
 
 
 def output(g: Graph, x: Value, hp: HParams) -> Value:
-    """The logits; a file without output.weight ties it to the embeddings."""
+    """The logits of the final hidden state x; a file without output.weight ties it to the embeddings."""
+    x = g.final(x)
     name = "output" if g.has("output.weight") else "token_embd"
     return g.softcap(g.scale(g.linear(x, name, hp.n_vocab), hp.logit_scale), hp.logit_softcap)

@@ -96,6 +96,14 @@ class Family:
         """The keys that this family adds to, or puts in place of, those above."""
         return {}
 
+    def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
+        """Whether a tensor of Hugging Face has no place in the GGUF."""
+        return name.endswith(self.ignored)
+
+    def hf_skipped_rows(self, name: str, config: Mapping[str, object]) -> int:
+        """How many rows at the start of the Hugging Face tensor the GGUF tensor `name` leaves out."""
+        return 0
+
     def hf_name(self, name: str) -> str:
         """The name by which the tensor maps of the `gguf` package know a tensor of Hugging Face."""
         return name

@@ -18,7 +18,7 @@ class HParams:
     """Counts and widths, all at least 1; n_ctx is the context that the model is built for, n_ctx_train that of its
     training. Per layer: `windows`, how far attention looks back (0: to the start), and `ropes`, how positions turn queries
     and keys (None: not at all). The scales are 1, the caps and `alibi` 0 when a model has none. `parallel`: attention and
-    feed-forward side by side, where a family has both ways."""
+    feed-forward side by side, where a family has both ways. `causal`: tokens see only those before them."""
 
     n_vocab: int
     n_ctx_train: int
@@ -41,13 +41,17 @@ class HParams:
     logit_scale: float
     logit_softcap: float
     parallel: bool
+    causal: bool
 
 
-def read_hparams(f: Fields, *, layer_norm: bool = False, positions: bool = False, slides: int = 0) -> HParams:
+def read_hparams(
+    f: Fields, *, layer_norm: bool = False, positions: bool = False, slides: int = 0, causal: bool = True
+) -> HParams:
     """Read and check them; `f` has the keys of `{architecture}.`. FormatError names the key that is missing or wrong.
 
     layer_norm: epsilon is that of LayerNorm; positions: added to the embeddings or ALiBi, not rotary; slides: with a window and
-    no word about which layers have it, the period p of which all but each p-th do (0: all)."""
+    no word about which layers have it, the period p of which all but each p-th do (0: all); causal: what holds when
+    the file does not say."""
     n_embd = f.integer("embedding_length", high=MAX_WIDTH)
     n_layer = f.integer("block_count", high=MAX_LAYERS)
     n_head = f.integer("attention.head_count", high=MAX_HEADS)
@@ -83,6 +87,7 @@ def read_hparams(f: Fields, *, layer_norm: bool = False, positions: bool = False
         logit_scale=_scale(f, "logit_scale", 1.0),
         logit_softcap=_scale(f, "final_logit_softcapping", 0.0),
         parallel=f.flag("use_parallel_residual", default=False),
+        causal=f.flag("attention.causal", default=causal),
     )
 
 

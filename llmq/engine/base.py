@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Engine", "check_batch"]
+__all__ = ["Batch", "Engine", "check_batch", "check_types"]
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,20 @@ class Batch:
 
     Token t is `tokens[t]` at `positions[t]` of the sequence `sequences[t]` (all int32, shape (n,), n >= 1). The positions of
     one sequence are consecutive and start at its current length; tokens of different sequences may be mixed in any order.
-    `outputs`, int32 (n_out,), are the indexes t whose logits are wanted, ascending; it may be empty.
+    `outputs`, int32 (n_out,), are the indexes t whose logits are wanted, ascending; it may be empty. `types`, int32 (n,), are
+    the kinds of token that encoders tell two texts apart by; None: all 0.
     """
 
     tokens: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     sequences: npt.NDArray[np.int32]
     outputs: npt.NDArray[np.int32]
+    types: npt.NDArray[np.int32] | None = None
 
 
 class Engine(Protocol):
-    """A model that is ready to run. `n_vocab` is the width of the logits, `n_ctx` the number of positions of every sequence.
+    """A model that is ready to run. `n_vocab` is the number of tokens and the width of the logits, `n_ctx` the number of
+    positions of every sequence.
 
     Not for concurrent use: callers take turns. A sequence id that `new_sequence` or `fork` did not give, or that was freed, is
     a ValueError."""
@@ -51,8 +54,9 @@ class Engine(Protocol):
     def free_sequence(self, seq: int) -> None:
         """Forget the sequence and its id."""
 
-    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Append the batch to its sequences; the logits of its outputs, float32 (n_out, n_vocab).
+    def run(self, batch: Batch, *, hidden: bool = False) -> npt.NDArray[np.float32]:
+        """Append the batch to its sequences; the logits of its outputs, float32 (n_out, n_vocab), or with `hidden` the final
+        hidden state, (n_out, n_embd), without computing logits.
 
         ValueError for a batch that breaks the rules of `Batch`, `Cancelled` or KeyboardInterrupt when stopped: then every
         sequence is as long as it was before."""
@@ -91,3 +95,15 @@ def check_batch(batch: Batch, lengths: dict[int, int], n_vocab: int, n_ctx: int)
             raise ValueError(f"sequence {seq}: {start} + {len(found)} tokens do not fit into a context of {n_ctx}")
         if not np.array_equal(found, np.arange(start, start + len(found), dtype=np.int32)):
             raise ValueError(f"sequence {seq}: positions counting up from {start} expected, found {found[:4].tolist()}…")
+
+
+def check_types(batch: Batch, n_types: int) -> None:
+    """Raise ValueError unless every token's type is one of 0..n_types-1."""
+    types = batch.types
+    if types is None:
+        return
+    if types.dtype != np.int32 or types.shape != batch.tokens.shape:
+        raise ValueError(f"batch.types: {len(batch.tokens)} int32 expected, found {types.dtype} of shape {types.shape}")
+    bad = np.flatnonzero((types < 0) | (types >= n_types))
+    if len(bad):
+        raise ValueError(f"batch.types: 0..{n_types - 1} expected, found {types[bad[0]]} at index {bad[0]}")

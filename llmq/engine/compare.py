@@ -161,7 +161,7 @@ class _Single:
             return graph.const(weight.name, weight.data)
         tensor = tensors[weight.name]
         if self.op.kind == "EMBED":  # the rows of the batch, so that token t reads row t here as everywhere
-            ids = np.arange(len(ids), dtype=np.int32) if self.op.i[0] else ids
+            ids = (ids, np.arange(len(ids), dtype=np.int32), np.zeros_like(ids))[self.op.i[0]]
             rows = np.ascontiguousarray(tensor.raw().reshape(tensor.shape[0], -1)[ids])
             tensor = Tensor(weight.name, (len(ids), tensor.shape[1]), tensor.type, lambda: rows.reshape(-1))
         self.tensors[weight.name] = tensor

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq import _native
-from llmq.engine.base import Batch, check_batch
+from llmq.engine.base import Batch, check_batch, check_types
 from llmq.engine.memory import available_memory
 from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError, UnsupportedQuantError
 from llmq.formats.checkpoint import Tensor
@@ -183,7 +183,7 @@ class NativeEngine:
 
     # -- running
 
-    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def run(self, batch: Batch, *, hidden: bool = False) -> npt.NDArray[np.float32]:
         """See `Engine.run`."""
         with self._lock:
             core = self._open()
@@ -198,16 +198,19 @@ class NativeEngine:
                 available = available_memory()
                 if growth > available:
                     raise OutOfMemoryError("the sequences cannot grow", required=growth, available=available)
-            logits = np.empty((len(batch.outputs), self.tape.width), np.float32)
+            check_types(batch, self.tape.n_types)
+            parts, wanted = self.tape.asked(hidden=hidden)
+            rows = np.empty((len(batch.outputs), int(self.tape.values["width"][wanted])), np.float32)
+            bits = sum(1 << part for part in parts)
             core.arm()
-            call = partial(core.run, batch.tokens, batch.positions, numbers, batch.outputs, logits)
+            call = partial(core.run, batch.tokens, batch.positions, numbers, batch.outputs, bits, wanted, rows, batch.types)
             if len(batch.tokens) * self.weight_bytes > LONG_RUN and threading.current_thread() is threading.main_thread():
                 done = _interruptible(call, core.cancel)
             else:
                 done = call()
             if not done:
                 raise Cancelled("the run was cancelled")
-            return logits
+            return rows
 
     def _growth(self, core: _native.EngineCore, batch: Batch, numbers: npt.NDArray[np.int32]) -> int:
         if len(batch.positions) and int(batch.positions.max()) >= self.n_ctx:

@@ -75,7 +75,9 @@ def activation(number: int, x: Array) -> Array:
 
 
 def embed(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
-    rows = run.look_up(op.w0, run.batch.positions if op.i[0] else run.batch.tokens)
+    batch = run.batch
+    types = np.zeros_like(batch.tokens) if batch.types is None else batch.types
+    rows = run.look_up(op.w0, (batch.tokens, batch.positions, types)[op.i[0]])
     out: Array = rows * rows.dtype.type(op.f[0])
     return out
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmq.engine.base import Batch, check_batch
+from llmq.engine.base import Batch, check_batch, check_types
 from llmq.engine.ops import OPS, Array, Run
 from llmq.errors import ModelClosedError
 from llmq.formats.checkpoint import Tensor
@@ -110,11 +110,16 @@ class ReferenceEngine:
     # -- running
 
     def run(
-        self, batch: Batch, watch: Callable[[int, Op, list[Array], Array | None], None] | None = None
+        self,
+        batch: Batch,
+        watch: Callable[[int, Op, list[Array], Array | None], None] | None = None,
+        *,
+        hidden: bool = False,
     ) -> npt.NDArray[np.float32]:
         """See `Engine.run`. `watch(n, op, inputs, output)` is called after every op."""
         self._open()
         check_batch(batch, self._lengths, self.n_vocab, self.n_ctx)
+        check_types(batch, self.tape.n_types)
         run = Run(
             batch,
             lambda value: int(self.tape.values["width"][value]),
@@ -124,7 +129,10 @@ class ReferenceEngine:
         )
         last = {v: n for n, op in enumerate(self._ops) for v in op.inputs}
         values: dict[int, Array] = {}
+        parts, wanted = self.tape.asked(hidden=hidden)
         for n, op in enumerate(self._ops):
+            if op.part not in parts:
+                continue
             inputs = [values[v] for v in op.inputs]
             out = OPS[op.kind](op, run, inputs)
             if watch is not None:
@@ -136,7 +144,7 @@ class ReferenceEngine:
                 values[op.out] = out
         for seq, rows in run.rows.items():
             self._lengths[seq] += len(rows)
-        return np.ascontiguousarray(values[self.tape.result], np.float32)
+        return np.ascontiguousarray(values[wanted], np.float32)
 
     def close(self) -> None:
         self._tensors = None

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
-from llmq.formats.json_file import read_json
+from llmq.formats.json_file import read_json, read_json_value
 from llmq.formats.packed import OrderedRows, PackedWeight, unpacked
 from llmq.formats.stored import StoredTensor
 from llmq.formats.weights import open_folder_weights
@@ -43,6 +43,14 @@ _SAMPLING = {  # generation_config.json: GGUF key
     "top_p": ("top_p", float),
     "min_p": ("min_p", float),
     "repetition_penalty": ("penalty_repeat", float),
+}
+_POOLING = {  # in 1_Pooling/config.json: pooling_type in GGUF
+    "mean": 1,
+    "pooling_mode_mean_tokens": 1,
+    "cls": 2,
+    "pooling_mode_cls_token": 2,
+    "lasttoken": 3,
+    "pooling_mode_lasttoken": 3,
 }
 
 
@@ -108,7 +116,7 @@ def _gguf_tensors(
     for name, tensor in weights.items():
         gguf_name = names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
         if (
-            name.endswith(family.ignored)
+            family.hf_drops(name, config)
             or (gguf_name or "").endswith(family.ignored)
             or (tied and gguf_name == "output.weight")
         ):
@@ -149,7 +157,11 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
     as_f32 = qtype is not QuantType.F32 and (len(stored.shape) == 1 or _ALWAYS_F32.search(name) is not None)
     transform, transposed = family.hf_transform(name, config), family.hf_transposed(name)
     shape = stored.shape[::-1] if transposed else stored.shape
-    plain = transform is None and stored.dtype != "F64" and not as_f32 and not transposed
+    skipped = family.hf_skipped_rows(name, config)
+    if skipped >= shape[0]:
+        raise FormatError(f"tensor {quoted(stored.name)} has {shape[0]} rows; more than {skipped} expected", path=path)
+    shape = (shape[0] - skipped, *shape[1:])
+    plain = transform is None and stored.dtype != "F64" and not as_f32 and not transposed and not skipped
 
     if plain and stored.strides is None:
         read = partial(stored.source.view, stored.offset, stored.nbytes)
@@ -161,7 +173,7 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
             values = values.astype(np.float32)
         elif as_f32:
             values = _widen(values, qtype)
-        values = values.T if transposed else values
+        values = (values.T if transposed else values)[skipped:]
         values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.release()
         return values.reshape(-1).view(np.uint8)
@@ -208,9 +220,40 @@ def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: 
     if name:
         metadata["general.name"] = name
     metadata |= family.hf_metadata(config, str(folder / "config.json"))
+    if (pooling := _pooling(folder)) is not None:
+        metadata[f"{family.name}.pooling_type"] = pooling
     metadata |= {"general.file_type": _FILE_TYPES[main.name], "general.quantization_version": _QUANTIZATION_VERSION}
     metadata |= _sampling_hints(folder)
     return metadata | vocab_metadata(folder)
+
+
+def _pooling(folder: Path) -> int | None:
+    """How a sentence-transformers folder pools token vectors, as the number that GGUF has for it; None when it says nothing."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    modules = read_json_value(path, _MAX_CONFIG)
+    found = None
+    for module in modules if isinstance(modules, list) else [None]:
+        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
+            raise FormatError(f"{quoted(module)} is no module with a type", path=path)
+        kind, place = module["type"].rsplit(".", 1)[-1], module.get("path")
+        if kind == "Pooling":
+            if not isinstance(place, str) or not re.fullmatch(r"\w[\w.-]*", place):
+                raise FormatError(f"Pooling: the name of a folder beside this file expected, found {quoted(place)}", path=path)
+            found = _pooling_mode(folder / place / "config.json")
+        elif kind not in ("Transformer", "Normalize"):  # embeddings can be normalized anyway
+            raise UnsupportedError(f"the module {quoted(module['type'])} after the model is not supported", path=path)
+    return found
+
+
+def _pooling_mode(path: Path) -> int:
+    config = read_json(path, _MAX_CONFIG)
+    given = config.get("pooling_mode")  # newer files name it, older ones have a flag for each
+    chosen = [given] if given is not None else [k for k, on in config.items() if k.startswith("pooling_mode_") and on is True]
+    if len(chosen) != 1 or chosen[0] not in _POOLING:
+        raise UnsupportedError(f"pooling by mean, first or last token is supported, found {quoted(chosen)}", path=path)
+    return _POOLING[chosen[0]]
 
 
 def _model_name(folder: Path, config: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from llmq.errors import FormatError, LimitError, ModelFileError, quoted
 from llmq.formats.source import Source
 
-__all__ = ["read_json", "strict_json"]
+__all__ = ["read_json", "read_json_value", "strict_json"]
 
 _MAX_FILE = 256 << 20
 _MAX_DEPTH = 64
@@ -22,16 +22,21 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 def read_json(path: Path, limit: int = _MAX_FILE) -> dict[str, Any]:
     """The JSON object that the file is, of at most `limit` bytes; NaN and Infinity are allowed. Raises ModelFileError and
     OSError."""
+    value = read_json_value(path, limit)
+    if not isinstance(value, dict):
+        raise FormatError("expected a JSON object", path=path)
+    return value
+
+
+def read_json_value(path: Path, limit: int = _MAX_FILE) -> Any:
+    """As `read_json`, for a file that may be anything but an object too."""
     source = Source(path)
     try:
         if source.size > limit:
             raise LimitError(f"{source.size} bytes of JSON; at most {limit} are allowed", path=path)
-        value = strict_json(source.read(0, source.size), path, "the file", depth=_MAX_DEPTH, constants=True)
+        return strict_json(source.read(0, source.size), path, "the file", depth=_MAX_DEPTH, constants=True)
     finally:
         source.close()
-    if not isinstance(value, dict):
-        raise FormatError("expected a JSON object", path=path)
-    return value
 
 
 def strict_json(data: bytes, path: Path, what: str, at: int = 0, *, depth: int, constants: bool = False) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError, UnsupportedError, UnsupportedQuantError, quoted
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import ACTIVATIONS, Op, Slot, Weight
+from llmq.graph.tape import ACTIVATIONS, BODY, HEAD, Op, Output, Slot, Weight
 from llmq.quant.types import QuantType
 
 __all__ = ["Graph", "Param", "Value"]
@@ -46,9 +46,12 @@ class Graph:
         self.widths: list[int] = []
         self.weights: list[Weight] = []
         self.slots: list[Slot] = []
+        self.hidden: Value | None = None
+        self.output: Output = "logits"
         self._weight_ids: dict[str, int] = {}
         self._read: set[str] = set()
         self._prefix = ""
+        self._part = BODY
 
     # -- names and weights
 
@@ -161,8 +164,13 @@ class Graph:
         if not label:
             named = w0 >= 0 and self.weights[w0].data is None
             label = self.weights[w0].name.removesuffix(".weight") if named else self._prefix + kind.lower()
-        self.ops.append(Op(kind, out.id, a_id, b_id, w0, w1, slot, i, f, label))
+        self.ops.append(Op(kind, out.id, a_id, b_id, w0, w1, slot, i, f, label, self._part))
         return out
+
+    def final(self, x: Value, then: Output = "logits") -> Value:
+        """x, marked as the final hidden state; what follows makes `then` of it ("hidden": nothing follows)."""
+        self.hidden, self.output, self._part = x, then, HEAD
+        return x
 
     def embed(self, table: Param, scale: float = 1.0) -> Value:
         """One row of table (n_vocab, width) per token, times scale."""
@@ -171,6 +179,10 @@ class Graph:
     def embed_positions(self, table: Param) -> Value:
         """One row of table (positions, width) per token, by its position."""
         return self.emit("EMBED", table.shape[1], w0=self.use(table, "rows"), i=(1,), f=(1.0,))
+
+    def embed_types(self, table: Param) -> Value:
+        """One row of table (types, width) per token, by its type."""
+        return self.emit("EMBED", table.shape[1], w0=self.use(table, "rows"), i=(2,), f=(1.0,))
 
     def rmsnorm(self, x: Value, weight: Param | None, eps: float, group: int = 0) -> Value:
         """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads)."""
@@ -215,9 +227,10 @@ class Graph:
         alibi: float = 0.0,
         window: int = 0,
         sinks: Param | None = None,
+        causal: bool = True,
     ) -> Value:
-        """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, causal, grouped
-        (Ainslie et al. 2023)."""
+        """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, grouped (Ainslie et al.
+        2023), over earlier tokens or, not causal, the whole sequence."""
         k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
         slot = len(self.slots)
         self.slots.append(Slot(kv_heads, k_dim, v_dim, window))
@@ -228,7 +241,7 @@ class Graph:
             q,
             w0=self.use(sinks, "f32"),
             slot=slot,
-            i=(heads, k_dim, kv_heads, v_dim, window),
+            i=(heads, k_dim, kv_heads, v_dim, window, 0 if causal else 1),
             f=(scale, softcap, alibi),
         )
 

@@ -26,16 +26,17 @@ class Program:
     widths: list[int]
     tail: list[bool]
     result: int
+    hidden: int = -1
 
 
 def freeze(graph: Graph, result: Value, *, arch: str, n_vocab: int, n_embd: int, n_layer: int, n_ctx_train: int) -> Tape:
     """The tape that computes `result`, placed and verified."""
-    program = place_rows(graph.ops, graph.widths, result.id)
+    program = place_rows(graph.ops, graph.widths, result.id, graph.hidden.id if graph.hidden else -1)
     offsets, arena = plan_memory(program)
     ops = np.zeros(len(program.ops), OP_DTYPE)
     for row, op in zip(ops, program.ops, strict=True):
         row["kind"] = KIND_NAMES.index(op.kind)
-        for name in ("out", "a", "b", "w0", "w1", "slot", "i", "f"):
+        for name in ("out", "a", "b", "w0", "w1", "slot", "part", "i", "f"):
             row[name] = getattr(op, name)
     values = np.zeros(len(program.widths), VALUE_DTYPE)
     values["width"], values["tail"], values["offset"] = program.widths, program.tail, offsets
@@ -53,12 +54,14 @@ def freeze(graph: Graph, result: Value, *, arch: str, n_vocab: int, n_embd: int,
         n_embd=n_embd,
         n_layer=n_layer,
         n_ctx_train=n_ctx_train,
+        hidden=program.hidden,
+        output=graph.output,
     )
     verify(tape)
     return tape
 
 
-def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program:
+def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int, hidden: int = -1) -> Program:
     """Insert ROWS so that only what feeds the state is computed for every token.
 
     A value must be whole when an op of NEEDS_ALL, or a whole value that one needs, reads it; everything else is computed for
@@ -77,6 +80,7 @@ def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program
     new_ops: list[Op] = []
     new_widths, tail = list(widths), [False] * len(widths)
     short: dict[int, int] = {}  # whole value -> its output rows
+    part = {op.out: op.part for op in kept}
 
     def rows_of(value: int, label: str) -> int:
         if tail[value]:
@@ -85,7 +89,7 @@ def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program
             short[value] = len(new_widths)
             new_widths.append(widths[value])
             tail.append(True)
-            new_ops.append(Op("ROWS", short[value], value, label=f"{label}.rows"))
+            new_ops.append(Op("ROWS", short[value], value, label=f"{label}.rows", part=part[value]))
         return short[value]
 
     for op in reversed(kept):
@@ -96,15 +100,16 @@ def place_rows(ops: Sequence[Op], widths: Sequence[int], result: int) -> Program
         b = rows_of(op.b, op.label) if op.b >= 0 else -1
         tail[op.out] = True
         new_ops.append(replace(op, a=a, b=b))
-    return _compact(new_ops, new_widths, tail, rows_of(result, "result"))
+    result, hidden = (rows_of(v, label) if v >= 0 else -1 for v, label in ((result, "result"), (hidden, "hidden")))
+    return _compact(new_ops, new_widths, tail, result, hidden)
 
 
-def _compact(ops: list[Op], widths: list[int], tail: list[bool], result: int) -> Program:
+def _compact(ops: list[Op], widths: list[int], tail: list[bool], result: int, hidden: int) -> Program:
     # Values that no op writes any more leave, so that ids are the order of writing.
     order = [op.out for op in ops if op.out >= 0]
     new_id = {old: new for new, old in enumerate(order)} | {-1: -1}
     moved = [replace(op, out=new_id[op.out], a=new_id[op.a], b=new_id[op.b]) for op in ops]
-    return Program(moved, [widths[v] for v in order], [tail[v] for v in order], new_id[result])
+    return Program(moved, [widths[v] for v in order], [tail[v] for v in order], new_id[result], new_id[hidden])
 
 
 def plan_memory(program: Program) -> tuple[list[int], int]:

@@ -8,7 +8,7 @@ of csrc/llmq.h byte for byte."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,23 @@ import numpy.typing as npt
 from llmq import _native
 from llmq.quant.types import QuantType
 
-__all__ = ["ACTIVATIONS", "ALIGN", "KINDS", "MAX_EXPERTS", "OP_DTYPE", "VALUE_DTYPE", "Kind", "Op", "Slot", "Tape", "Weight"]
+__all__ = [
+    "ACTIVATIONS",
+    "ALIGN",
+    "BODY",
+    "ENCODE",
+    "HEAD",
+    "KINDS",
+    "MAX_EXPERTS",
+    "OP_DTYPE",
+    "VALUE_DTYPE",
+    "Kind",
+    "Op",
+    "Output",
+    "Slot",
+    "Tape",
+    "Weight",
+]
 
 
 class Kind(NamedTuple):
@@ -43,6 +59,12 @@ ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", 
 MAX_EXPERTS = _native.MAX_EXPERTS
 """A router chooses among so many at most."""
 
+BODY, HEAD, ENCODE = range(3)
+"""The parts of a tape: up to the final hidden state; from there to the logits; the encoder of an encoder–decoder."""
+
+Output = Literal["logits", "hidden", "scores"]
+"""What a tape computes: of every next token, the final hidden state, or of labels for a whole text."""
+
 MAX_POSITIONS = 1 << 30
 """No sequence is longer."""
 
@@ -53,7 +75,7 @@ ALIGN = 16
 @dataclass(frozen=True)
 class Op:
     """One op. `out`, `a`, `b` are value ids, `w0`, `w1` weight ids, `slot` a state slot; -1: none. `i` and `f` are filled
-    up to 8 and 4 with zeros. `label` says where it stands in the model ("blk.0.attn_q")."""
+    up to 8 and 4 with zeros. `label` says where it stands in the model ("blk.0.attn_q"). `part`: BODY, HEAD or ENCODE."""
 
     kind: str
     out: int = -1
@@ -65,6 +87,7 @@ class Op:
     i: tuple[int, ...] = ()
     f: tuple[float, ...] = ()
     label: str = ""
+    part: int = BODY
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "i", self.i + (0,) * (8 - len(self.i)))
@@ -116,7 +139,9 @@ class Tape:
 
     ops: OP_DTYPE (n_ops,), read-only; values: VALUE_DTYPE (n_values,), read-only. Value v of a batch of n tokens is the
     float32 matrix (n, width), or (n_out, width) when its `tail` is 1, row after row from arena[offset * n]. `arena` is the
-    number of floats per token. `result` is the value that a run gives back, (n_out, width): the logits of a whole model."""
+    number of floats per token. `result` is the value that a run gives back, (n_out, width); `output` says
+    what it is. `hidden` is the final hidden state, (n_out, n_embd), which BODY ends with and a run can give back instead (-1:
+    it has none); in a model without a head it is the result."""
 
     arch: str
     ops: npt.NDArray[Any]
@@ -130,21 +155,49 @@ class Tape:
     n_embd: int
     n_layer: int
     n_ctx_train: int
+    hidden: int = -1
+    output: Output = "logits"
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's state depends on the tokens before it only."""
+        attention = (self.ops["kind"] == KIND_NAMES.index("ATTN")) & (self.ops["part"] == BODY)
+        return not (self.ops["i"][attention, 5] == 1).any()
+
+    @property
+    def generates(self) -> bool:
+        """Whether the result says what the next token may be."""
+        return self.output == "logits" and self.causal
 
     @property
     def width(self) -> int:
         """Columns of the result: n_vocab when it is the logits."""
         return int(self.values["width"][self.result])
 
+    def asked(self, *, hidden: bool) -> tuple[tuple[int, ...], int]:
+        """The parts that a run goes through and the value it gives back: the final hidden state, or the result. ValueError
+        when there is no such state."""
+        if hidden and self.hidden < 0:
+            raise ValueError(f"{self.arch}: the tape has no final hidden state")
+        return ((BODY,), self.hidden) if hidden else ((BODY, HEAD), self.result)
+
     @property
     def max_positions(self) -> int:
         """How many positions a sequence may have at most: the rows of the smallest table that is looked up by position."""
+        return min(self._rows_looked_up(1), default=MAX_POSITIONS)
+
+    @property
+    def n_types(self) -> int:
+        """How many types of token there are."""
+        return min(self._rows_looked_up(2), default=1)
+
+    def _rows_looked_up(self, by: int) -> list[int]:
         tables = (self.op(n) for n in np.flatnonzero(self.ops["kind"] == KIND_NAMES.index("EMBED")).tolist())
-        return min([self.weights[op.w0].shape[0] for op in tables if op.i[0]], default=MAX_POSITIONS)
+        return [self.weights[op.w0].shape[0] for op in tables if op.i[0] == by]
 
     def op(self, n: int) -> Op:
         """Op n as Python reads it."""
         row = self.ops[n]
-        ids = {name: int(row[name]) for name in ("out", "a", "b", "w0", "w1", "slot")}
+        ids = {name: int(row[name]) for name in ("out", "a", "b", "w0", "w1", "slot", "part")}
         kind = KIND_NAMES[row["kind"]]
         return Op(kind, **ids, i=tuple(row["i"].tolist()), f=tuple(row["f"].tolist()), label=self.labels[n])

@@ -10,7 +10,20 @@ from collections.abc import Callable
 import numpy as np
 
 from llmq.errors import TapeError
-from llmq.graph.tape import ACTIVATIONS, ALIGN, KIND_NAMES, KINDS, MAX_EXPERTS, OP_DTYPE, VALUE_DTYPE, Op, Tape
+from llmq.graph.tape import (
+    ACTIVATIONS,
+    ALIGN,
+    BODY,
+    ENCODE,
+    HEAD,
+    KIND_NAMES,
+    KINDS,
+    MAX_EXPERTS,
+    OP_DTYPE,
+    VALUE_DTYPE,
+    Op,
+    Tape,
+)
 
 __all__ = ["verify"]
 
@@ -77,6 +90,7 @@ def verify(tape: Tape) -> None:
     c.need(bool(tape.values["tail"][tape.result]), "the result must have the output rows only")
     unread = written - read - {tape.result}
     c.need(not unread, f"values {sorted(unread)} are never read")
+    _check_parts(c)
     _check_memory(c)
 
 
@@ -99,7 +113,6 @@ def _check_ids(c: _Checker, written: set[int], filled: set[int]) -> None:
     elif kind.state:
         c.need(op.slot in filled, f"slot {op.slot} is read before it is written")
     c.need(all(math.isfinite(x) for x in op.f), f"floats {op.f}")
-    c.need(int(tape.ops["reserved"][c.n]) == 0, "the reserved field is not 0")
 
 
 def _check_tail(c: _Checker) -> None:
@@ -114,10 +127,32 @@ def _check_tail(c: _Checker) -> None:
         c.need(inside == {int(tail[op.out])}, "mixes all tokens with the output rows")
 
 
+def _check_parts(c: _Checker) -> None:
+    # Parts run in order, the encoder possibly in another run: values pass from BODY to HEAD only, and each part that sees all
+    # tokens begins by looking them up.
+    tape = c.tape
+    parts = tape.ops["part"].tolist()
+    order = [ENCODE, BODY, HEAD]
+    c.need(set(parts) <= set(order) and parts == sorted(parts, key=order.index), f"parts {parts}")
+    made = {int(op["out"]): int(op["part"]) for op in tape.ops}
+    for n, part in enumerate(parts):
+        op = tape.op(n)
+        inside = {made[v] for v in op.inputs}
+        c.need(inside <= ({BODY, HEAD} if part == HEAD else {part}), f"op {n} ({op.label}) reads values of another part")
+        opens = part != HEAD and (n == 0 or parts[n - 1] != part)
+        c.need(op.kind == "EMBED" or not opens, f"op {n} ({op.label}) opens a part and is no EMBED")
+    c.need(-1 <= tape.hidden < len(tape.values), f"hidden state {tape.hidden} is no value")
+    if tape.hidden >= 0:
+        c.need(bool(tape.values["tail"][tape.hidden]) and made[tape.hidden] == BODY, "the hidden state is no output of BODY")
+        read_later = any(tape.hidden in tape.op(n).inputs for n in range(len(parts)) if parts[n] == HEAD)
+        c.need((tape.hidden == tape.result) == (tape.output == "hidden"), f"the result is not {tape.output}")
+        c.need(tape.hidden == tape.result or read_later, "the hidden state is not read by HEAD, so it may be overwritten")
+
+
 def _embed(c: _Checker) -> None:
-    by_position = c.op.i[0]
-    c.need(c.op.w0 >= 0 and by_position in (0, 1) and c.op.f[0] != 0, f"weight {c.op.w0}, i0 {by_position}, scale {c.op.f[0]}")
-    rows = c.tape.weights[c.op.w0].shape[0] if by_position else c.tape.n_vocab
+    by = c.op.i[0]
+    c.need(c.op.w0 >= 0 and by in (0, 1, 2) and c.op.f[0] != 0, f"weight {c.op.w0}, i0 {by}, scale {c.op.f[0]}")
+    rows = c.tape.weights[c.op.w0].shape[0] if by else c.tape.n_vocab
     c.weight(c.op.w0, "rows", (rows, c.width(c.op.out)))
 
 

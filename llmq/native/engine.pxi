@@ -21,6 +21,7 @@ cdef extern from "engine.h" nogil:
         const int32_t *positions
         const int32_t *sequences
         const int32_t *outputs
+        const int32_t *types
 
     ctypedef struct llmq_engine:
         pass
@@ -41,7 +42,7 @@ cdef extern from "engine.h" nogil:
     llmq_status llmq_engine_check(llmq_engine *, const llmq_batch *, int32_t n_vocab)
     int64_t llmq_engine_growth(const llmq_engine *, const llmq_batch *)
     llmq_status llmq_engine_prepare(llmq_engine *, const llmq_batch *)
-    llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, float *logits)
+    llmq_status llmq_engine_run(llmq_engine *, const llmq_batch *, uint32_t parts, int32_t value, float *out)
     void llmq_engine_commit(llmq_engine *, const llmq_batch *, int done)
     int32_t llmq_engine_phases(const llmq_engine *)
     void llmq_engine_arm(llmq_engine *)
@@ -61,7 +62,8 @@ cdef class EngineCore:
 
     cdef llmq_engine *engine
     cdef llmq_kv *kv
-    cdef int32_t n_weights, n_vocab, width
+    cdef int32_t n_weights, n_vocab
+    cdef list widths
     cdef dict kept
 
     def __cinit__(self, ops, values, int n_weights, int result, int n_vocab, int kv_type, int n_batch, int n_threads):
@@ -71,7 +73,7 @@ cdef class EngineCore:
             result, kv_type, n_batch, n_threads)
         check_status(status, f"an engine of {n_threads} threads")
         self.kv = llmq_engine_kv(self.engine)
-        self.n_weights, self.n_vocab, self.width = n_weights, n_vocab, values["width"][result]
+        self.n_weights, self.n_vocab, self.widths = n_weights, n_vocab, values["width"].tolist()
         self.kept = {}
 
     def __dealloc__(self):
@@ -160,18 +162,23 @@ cdef class EngineCore:
         return llmq_engine_growth(self.engine, &b)
 
     def run(self, const int32_t[::1] tokens, const int32_t[::1] positions, const int32_t[::1] sequences, const int32_t[::1] outputs,
-            float[:, ::1] logits):
-        """Run a batch that `growth` accepted; False when it was cancelled. Sequences have taken the batch, or are as before."""
+            unsigned parts, int value, float[:, ::1] rows, const int32_t[::1] types=None):
+        """Run the parts whose bits are set on a batch that `growth` accepted; the output rows of `value` (-1: none) go to `rows`. types:
+        of the tokens, checked by the caller; None: all 0. False when it was cancelled. Sequences have taken the batch, or are as before."""
         cdef llmq_batch b = batch_of(tokens, positions, sequences, outputs)
         cdef llmq_status status
         cdef float none
-        cdef float *out = &logits[0, 0] if b.n_out else &none
-        if b.n <= 0 or logits.shape[0] != b.n_out or logits.shape[1] != self.width:
+        cdef float *out = &rows[0, 0] if b.n_out and value >= 0 else &none
+        if b.n <= 0 or not -1 <= value < len(self.widths) or rows.shape[0] != b.n_out or (value >= 0 and rows.shape[1] != self.widths[value]):
             raise ValueError("run: arrays of different lengths")
+        if types is not None:
+            if types.shape[0] != b.n:
+                raise ValueError("run: arrays of different lengths")
+            b.types = &types[0]
         check_status(llmq_engine_check(self.engine, &b, self.n_vocab), "run")
         check_status(llmq_engine_prepare(self.engine, &b), f"a batch of {b.n} tokens")
         with nogil:
-            status = llmq_engine_run(self.engine, &b, out)
+            status = llmq_engine_run(self.engine, &b, parts, value, out)
         llmq_engine_commit(self.engine, &b, status == LLMQ_OK)
         return status == LLMQ_OK
 
@@ -195,6 +202,7 @@ cdef llmq_batch batch_of(const int32_t[::1] tokens, const int32_t[::1] positions
     cdef bint fits = tokens.shape[0] == positions.shape[0] == sequences.shape[0] and tokens.shape[0] < 1 << 30
     b.n = tokens.shape[0] if fits else -1
     b.n_out = outputs.shape[0]
+    b.types = NULL
     b.tokens = &tokens[0] if tokens.shape[0] else NULL
     b.positions = &positions[0] if positions.shape[0] else NULL
     b.sequences = &sequences[0] if sequences.shape[0] else NULL

@@ -19,7 +19,7 @@ cdef extern from *:
 
 cdef extern from "llmq.h" nogil:
     ctypedef struct llmq_op:
-        int32_t kind, out, a, b, w0, w1, slot, reserved
+        int32_t kind, out, a, b, w0, w1, slot, part
         int32_t i[8]
         float f[4]
 
@@ -49,7 +49,7 @@ def tape_dtypes():
     """The NumPy dtypes of struct llmq_op and struct llmq_value."""
     cdef llmq_op op
     cdef llmq_value value
-    ids = ("kind", "out", "a", "b", "w0", "w1", "slot", "reserved")
+    ids = ("kind", "out", "a", "b", "w0", "w1", "slot", "part")
     return (
         np.dtype({"names": [*ids, "i", "f"], "formats": ["i4"] * 8 + ["(8,)i4", "(4,)f4"], "itemsize": sizeof(op),
                   "offsets": [4 * n for n in range(8)] + [<char *> op.i - <char *> &op, <char *> op.f - <char *> &op]}),

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from goldens import FOLDER, weight
+from goldens import FOLDER, Golden, weight, write_folder
 
 LENGTHS = (37, 12, 1)
 SMALL: dict[str, Any] = {
@@ -199,6 +201,60 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+TINY_BERT = {**SMALL, "num_key_value_heads": None, "max_position_embeddings": 48}
+ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    # name: (class of the configuration, class of the model, what differs from TINY_BERT)
+    "bert": ("BertConfig", "BertModel", {}),
+    "bert-one-type": ("BertConfig", "BertModel", {"type_vocab_size": 1, "num_attention_heads": 2, "hidden_size": 48}),
+    "bert-rank": ("BertConfig", "BertForSequenceClassification", {"num_labels": 1}),
+    "bert-labels": ("BertConfig", "BertForSequenceClassification", {"num_labels": 3}),
+    "roberta": ("RobertaConfig", "RobertaModel", {"type_vocab_size": 1}),
+    "xlm-roberta-rank": ("XLMRobertaConfig", "XLMRobertaForSequenceClassification", {"num_labels": 1, "type_vocab_size": 1}),
+    "nomic-bert": (
+        "NomicBertConfig",
+        "NomicBertModel",
+        {"hidden_act": "silu", "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+    ),
+}
+
+
+def make_encoder(name: str) -> None:
+    """The names of tensors and keys are those of a saved folder, which for some models are not the ones in memory."""
+    cls, model_cls, changes = ENCODERS[name]
+    config = getattr(transformers, cls)(**{k: v for k, v in {**TINY_BERT, **changes}.items() if v is not None})
+    with tempfile.TemporaryDirectory() as folder:
+        getattr(transformers, model_cls)(config).save_pretrained(folder)
+        stored = json.loads(Path(folder, "config.json").read_text())
+        with safe_open(Path(folder, "model.safetensors"), "np") as saved:
+            shapes = {key: tuple(saved.get_slice(key).get_shape()) for key in saved.keys()}  # noqa: SIM118 - no dict
+        shapes = {key: shape for key, shape in shapes.items() if not key.endswith("position_ids")}
+        write_folder(Golden(name, stored, shapes, None, []), Path(folder))
+        model = getattr(transformers, model_cls).from_pretrained(folder, attn_implementation="eager").float().eval()
+    scores = "Classification" in model_cls
+    arrays: dict[str, np.ndarray] = {}
+    rng = np.random.RandomState(6)
+    for n, length in enumerate(LENGTHS):
+        tokens = rng.randint(3, config.vocab_size, length).astype(np.int32)
+        second = length // 2 if scores and config.type_vocab_size > 1 else length  # where the tokens of type 1 begin
+        types = (np.arange(length) >= second).astype(np.int32)
+        given = {"input_ids": torch.from_numpy(tokens).long()[None], "token_type_ids": torch.from_numpy(types).long()[None]}
+        with torch.no_grad():
+            out = model(**given)
+        arrays |= {f"tokens{n}": tokens, f"logits{n}": (out.logits if scores else out.last_hidden_state[0]).numpy()}
+        if types.any() or f"types{n - 1}" in arrays:
+            arrays[f"types{n}"] = types
+    save(name, stored, shapes, arrays, kind="scores" if scores else "hidden")
+
+
+def save(name: str, config: Any, shapes: Any, arrays: dict[str, np.ndarray], **more: Any) -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"config": config, "shapes": shapes, "n_ctx": CONTEXTS.get(name), **more}, sort_keys=True)
+    (FOLDER / f"{name}.json").write_text(text + "\n")
+    np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
+    first, last = arrays["logits0"], arrays["logits0"][-1]
+    print(f"{name}: outputs of deviation {first.std():.2f}, largest {abs(last).max():.2f}")  # noqa: T201 - a tool
+
+
 def make(name: str) -> None:
     cls, changes = CASES[name]
     # a configuration with its own names for the widths (n_embd, d_model, …) gets none of SMALL's but the vocabulary
@@ -218,16 +274,11 @@ def make(name: str) -> None:
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()
         arrays |= {f"tokens{n}": tokens, f"logits{n}": logits.astype(np.float32)}
     stored = json.loads(config.to_json_string())
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": stored, "shapes": shapes, "n_ctx": CONTEXTS.get(name)}, sort_keys=True)
-    (FOLDER / f"{name}.json").write_text(text + "\n")
-    np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
-    first, last = arrays["logits0"], arrays["logits0"][-1]
-    print(f"{name}: logits of deviation {first.std():.2f}, largest {abs(last).max():.2f}")  # noqa: T201 - a tool
+    save(name, stored, shapes, arrays)
 
 
 if __name__ == "__main__":
     wanted = tuple(sys.argv[1:]) or ("",)
-    for case in CASES:
+    for case in [*CASES, *ENCODERS]:
         if case.startswith(wanted):
-            make(case)
+            (make if case in CASES else make_encoder)(case)
