@@ -252,7 +252,11 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
     for (int64_t r = r0; r < r1; r++, a += a_width, out += out != NULL ? n : 0) {
         switch (op->kind) {
         case LLMQ_OP_EMBED: embed_row(e, op, r); break;
-        case LLMQ_OP_LAYERNORM: k->layernorm(out, a, w0, w1, n, op->f[0]); break;
+        case LLMQ_OP_LAYERNORM: {
+            const int64_t group = op->i[0] > 0 ? op->i[0] : n;
+            for (int64_t at = 0; at < n; at += group) k->layernorm(out + at, a + at, w0 + at, w1 == NULL ? NULL : w1 + at, group, op->f[0]);
+            break;
+        }
         case LLMQ_OP_ROPE: k->rope(out, a, rope_row(e, &e->plan.ropes[e->plan.rope_of[i]], r), op->i[0], op->i[1], op->i[2], op->i[3]); break;
         case LLMQ_OP_KV_PUT:
             llmq_kv_put(&e->kv, e->batch.sequences[r], op->slot, e->batch.positions[r], a, b + (r - r0) * b_width);

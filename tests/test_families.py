@@ -3,7 +3,7 @@ batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
 from llmq.errors import FormatError, UnsupportedError
 from llmq.formats import open_checkpoint
-from llmq.formats.checkpoint import Checkpoint, Tensor
+from llmq.formats.checkpoint import Checkpoint
 from llmq.graph.tape import KIND_NAMES, Tape
 
 Logits = npt.NDArray[np.float32]
-ENGINES: list[Callable[[Tape, Mapping[str, Tensor]], Engine]] = [
+ENGINES: list[Callable[..., Engine]] = [
     ReferenceEngine,
     partial(NativeEngine, n_threads=2, kv_type="f32"),
 ]
@@ -69,7 +69,11 @@ def mixed(engine: Engine, golden: Golden) -> list[Logits]:
 def rounding(tape: Tape, model: Checkpoint, golden: Golden) -> tuple[list[Logits], float]:
     """The logits computed in float64, and how far float32 may be from them: both engines and transformers round the same
     number of times, so what the reference loses in float32 measures it; 8 covers another order of summation."""
-    with ReferenceEngine(tape, model.tensors, dtype=np.float64) as exact, ReferenceEngine(tape, model.tensors) as single:
+    n_ctx = golden.n_ctx
+    with (
+        ReferenceEngine(tape, model.tensors, n_ctx=n_ctx, dtype=np.float64) as exact,
+        ReferenceEngine(tape, model.tensors, n_ctx=n_ctx) as single,
+    ):
         best = whole(exact, golden)
         error = max(float(abs(a - b).max()) for a, b in zip(best, whole(single, golden), strict=True))
     return best, 8 * error
@@ -88,12 +92,12 @@ def test_golden(name: str, tmp_path: Path) -> None:
         assert bound < 1e-3
         assert distance([logits for _, logits in golden.sequences], exact) <= bound
         for make in ENGINES:
-            with make(tape, model.tensors) as engine:
+            with make(tape, model.tensors, n_ctx=golden.n_ctx) as engine:
                 for way in (whole, stepwise, mixed):
                     assert distance(way(engine, golden), exact) <= bound, (make, way)
         with open_checkpoint(write_gguf(model, tmp_path / "model.gguf")) as file:
             for make in ENGINES:
-                with make(build_tape(file, n_ctx=golden.n_ctx), file.tensors) as engine:
+                with make(build_tape(file, n_ctx=golden.n_ctx), file.tensors, n_ctx=golden.n_ctx) as engine:
                     assert distance(whole(engine, golden), exact) <= bound, make
 
 
@@ -153,8 +157,8 @@ def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
     for changes, words in (
         ({"hidden_act": "gelu"}, "hidden_act: 'silu' or 'swish' expected, found 'gelu'"),
         (
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
-            "rope_type default, linear, llama3, yarn or longrope expected",
+            {"rope_parameters": {"rope_type": "proportional", "factor": 2.0}},
+            "rope_type default, linear, dynamic, llama3, yarn or longrope expected",
         ),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate"),
     ):

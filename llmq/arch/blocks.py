@@ -40,6 +40,12 @@ def layer_norm(g: Graph, x: Value, name: str, hp: HParams) -> Value:
     return g.layernorm(x, g.w(f"{name}.weight", (x.width,)), g.maybe(f"{name}.bias", (x.width,)), hp.eps)
 
 
+def head_norms(g: Graph, x: Value, name: str, hp: HParams) -> Value:
+    """LayerNorm of every head of x, name.weight (heads, columns) having a row for each."""
+    weight = g.w(f"{name}.weight", (x.width // hp.head_dim, hp.head_dim))
+    return g.layernorm(x, weight, None, hp.eps, hp.head_dim)
+
+
 def decoder(
     g: Graph, hp: HParams, *, attend: Attend, feed: Feed, norm: Norm = rms_norm, pre: bool = True, post: bool = False
 ) -> Value:
@@ -100,9 +106,12 @@ def classifier(g: Graph, x: Value) -> Value:
 
 
 def embedding(g: Graph, hp: HParams) -> Value:
-    """The embeddings of the batch's tokens; with those of their types and positions, and LayerNorm on top, where the file has
-    them."""
-    x = g.embed(g.w("token_embd.weight", (hp.n_vocab, hp.n_embd)), hp.embedding_scale)
+    """The embeddings of the batch's tokens, made as wide as the hidden state; with those of their types and positions, and
+    LayerNorm on top, where the file has them."""
+    up = "token_embd_up.weight"
+    width = g.tensors[up].shape[-1] if g.has(up) else hp.n_embd
+    x = g.embed(g.w("token_embd.weight", (hp.n_vocab, width)), hp.embedding_scale)
+    x = g.linear(x, "token_embd_up", hp.n_embd) if g.has(up) else x
     if g.has("token_types.weight"):
         n_types = g.tensors["token_types.weight"].shape[0]
         x = g.add(x, g.embed_types(g.w("token_types.weight", (n_types, hp.n_embd))), "add_types")
@@ -116,7 +125,7 @@ def rope_tables(g: Graph, hp: HParams) -> list[Param | None]:
     made: dict[Rope, Param] = {}
     for rope in hp.ropes:
         if rope is not None and rope not in made:
-            made[rope] = g.const(f"rope.{len(made)}", rope.table(_rope_factors(g, hp, rope)))
+            made[rope] = g.const(f"rope.{len(made)}", rope.table(_rope_factors(g, hp, rope), hp.n_ctx))
     return [None if rope is None else made[rope] for rope in hp.ropes]
 
 
@@ -139,10 +148,12 @@ def attention(
     qk_norm: str = "",
 ) -> Value:
     """Grouped-query attention with rotary positions (none when table is None). qk_norm: "head" puts RMSNorm on every head of q
-    and k, "row" on the whole rows. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows one after
-    another."""
+    and k, "row" on the whole rows, "layer" LayerNorm with weights of its own on every head. The projections are attn_q,
+    attn_k, attn_v, or attn_qkv with their rows one after another."""
     q, k, v = _projections(g, x, hp)
-    if qk_norm:
+    if qk_norm == "layer":
+        q, k = head_norms(g, q, "attn_q_norm", hp), head_norms(g, k, "attn_k_norm", hp)
+    elif qk_norm:
         group = hp.head_dim if qk_norm == "head" else 0
         q, k = rms_norm(g, q, "attn_q_norm", hp, group), rms_norm(g, k, "attn_k_norm", hp, group)
     rope = hp.ropes[layer]
@@ -190,5 +201,7 @@ def feed_forward(g: Graph, x: Value, hp: HParams, act: str) -> Value:
 def output(g: Graph, x: Value, hp: HParams) -> Value:
     """The logits of the final hidden state x; a file without output.weight ties it to the embeddings."""
     x = g.final(x)
+    if g.has("output_down.weight"):
+        x = g.linear(x, "output_down", g.tensors["output_down.weight"].shape[0])
     name = "output" if g.has("output.weight") else "token_embd"
     return g.softcap(g.scale(g.linear(x, name, hp.n_vocab), hp.logit_scale), hp.logit_softcap)

@@ -1,4 +1,5 @@
-"""Command-R: attention and feed-forward side by side on one LayerNorm without bias, scaled logits."""
+"""Command-R and R+: attention and feed-forward side by side on one LayerNorm without bias, scaled logits; R+ has LayerNorm on
+every head of queries and keys."""
 
 from __future__ import annotations
 
@@ -19,13 +20,14 @@ class Cohere(Family):
     name = "command-r"
     hf_model_types = ("cohere",)
     hf_defaults: Mapping[str, object] = {"layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
-    hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu",), "use_qk_norm": (False,)}
+    hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu",)}
 
     def hparams(self, f: Fields) -> HParams:
         return read_hparams(f, layer_norm=True, slides=self.slides)
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        return parallel_decoder(g, hp, attend=partial(attention, interleaved=True), feed=gated, norm=layer_norm)
+        attend = partial(attention, interleaved=True, qk_norm="layer" if g.has("blk.0.attn_q_norm.weight") else "")
+        return parallel_decoder(g, hp, attend=attend, feed=gated, norm=layer_norm)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return {f"{self.name}.logit_scale": f.number("logit_scale"), f"{self.name}.vocab_size": f.integer("vocab_size")}

@@ -108,6 +108,10 @@ class Family:
         """The name by which the tensor maps of the `gguf` package know a tensor of Hugging Face."""
         return name
 
+    def hf_names(self, name: str, config: Mapping[str, object]) -> str | None:
+        """The GGUF name of a tensor of Hugging Face, for a family that the `gguf` package does not have; None: unknown."""
+        return None
+
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         """How the Hugging Face tensor becomes the GGUF tensor `name` ("blk.0.attn_q.weight"); None: as it is."""
         return None

@@ -6,6 +6,8 @@ Column pair j of a head turns by position * freq[j], freq[j] = base^(-2j/dims) (
     llama3   freq / factors[j], the factors coming with the file as the tensor rope_freqs.weight
     longrope the same with the tensors rope_factors_short.weight or, for a context longer than the original one,
              rope_factors_long.weight; cos, sin scaled (Ding et al. 2024)
+    dynamic  for a context c beyond the original one o with the larger base b (factor c/o - factor + 1)^(dims / (dims - 2)),
+             from the first token on (NTK-aware scaling, bloc97 2023; what transformers does when all come at once)
     yarn     per pair between freq and freq / factor by how often it turns within the original context, and cos, sin scaled
              (Peng et al. 2023)
 
@@ -40,9 +42,14 @@ class Rope:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
 
-    def table(self, factors: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-        """Inverse frequencies, float32 (dims/2,); `factors` (same shape) divide them."""
-        freq = self.base ** (-2.0 * np.arange(self.dims // 2) / self.dims)
+    def table(self, factors: npt.NDArray[np.float32] | None = None, context: int = 0) -> npt.NDArray[np.float32]:
+        """Inverse frequencies for sequences of up to `context` tokens, float32 (dims/2,); `factors` (same shape) divide
+        them."""
+        base = self.base
+        if self.scaling == "dynamic" and context > self.original_context:
+            stretched = self.factor * context / self.original_context - (self.factor - 1)
+            base *= stretched ** (self.dims / max(self.dims - 2, 1))
+        freq = base ** (-2.0 * np.arange(self.dims // 2) / self.dims)
         if factors is not None:
             freq = freq / factors.astype(np.float64)
         if self.scaling == "linear":
@@ -91,6 +98,8 @@ def read_rope(f: Fields, head_dim: int, n_ctx_train: int) -> Rope:
         raise f.error("rope.dimension_count", f"an even number expected, found {dims}")
     base = f.number("rope.freq_base", low=1.0, high=1e12, default=10000.0)
     scaling = f.text("rope.scaling.type", default="none")
+    if f.has("rope.scaling.dynamic_factor"):
+        return Rope(dims, base, "dynamic", f.number("rope.scaling.dynamic_factor", high=1e6), n_ctx_train)
     if not f.has("rope.scaling.type") and f.has("rope.scale_linear"):
         scaling = "linear"
     if scaling == "none":
@@ -153,10 +162,11 @@ def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int, head_dim: in
                 out[f"{prefix}rope.scaling.yarn_{name}"] = rope.number(name)
         if not rope.flag("truncate", default=True):
             raise UnsupportedError("config.json: rope truncate = false is not supported", path=config.path)
+    elif kind == "dynamic":  # a key of ours: llama.cpp has no such type, and none is needed within the original context
+        out[f"{prefix}rope.scaling.dynamic_factor"] = rope.number("factor", high=1e6)
     elif kind not in ("default", "linear", "llama3", "longrope", "su"):
-        raise UnsupportedError(
-            f"config.json: rope_type default, linear, llama3, yarn or longrope expected, found {quoted(kind)}", path=config.path
-        )
+        known = "default, linear, dynamic, llama3, yarn or longrope"
+        raise UnsupportedError(f"config.json: rope_type {known} expected, found {quoted(kind)}", path=config.path)
     if rope.has("partial_rotary_factor"):
         out[f"{prefix}rope.dimension_count"] = int(head_dim * rope.number("partial_rotary_factor", high=1.0))
     if rope.has("rope_theta"):

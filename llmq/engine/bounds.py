@@ -75,14 +75,15 @@ def _rmsnorm(case: Case) -> Array:
 
 def _layernorm(case: Case) -> Array:
     # The mean is off by d; the centred row and the deviation each take that over, relative to the deviation.
-    (x,) = case.inputs
-    k = x.shape[1]
-    deviation = np.sqrt(x.var(axis=1, keepdims=True) + case.op.f[0])
-    d = (k + 1) * U * abs(x).mean(axis=1, keepdims=True)
+    k = case.op.i[0] or case.exact.shape[1]
+    x = case.inputs[0].reshape(-1, case.exact.shape[1] // k, k)
+    deviation = np.sqrt(x.var(axis=2, keepdims=True) + case.op.f[0])
+    d = (k + 1) * U * abs(x).mean(axis=2, keepdims=True)
     off = (d + U * abs(x)) / deviation
-    scaled = case.exact - (case.weights[1] if len(case.weights) > 1 else 0)
-    result: Array = abs(case.weights[0]) * off + abs(scaled) * (2 * off.mean(axis=1, keepdims=True) + (k / 2 + 8) * U)
-    return result
+    scaled = (case.exact - (case.weights[1] if len(case.weights) > 1 else 0)).reshape(x.shape)
+    weight = abs(case.weights[0]).reshape(-1, k)
+    result: Array = weight * off + abs(scaled) * (2 * off.mean(axis=2, keepdims=True) + (k / 2 + 8) * U)
+    return result.reshape(case.exact.shape)
 
 
 def _matmul(case: Case) -> Array:

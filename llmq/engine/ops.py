@@ -95,9 +95,11 @@ def rmsnorm(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
 
 def layernorm(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     (x,) = inputs
-    centred = x - np.mean(x, axis=-1, keepdims=True)
+    group = op.i[0] or x.shape[1]
+    grouped = x.reshape(len(x), x.shape[1] // group, group)
+    centred = grouped - np.mean(grouped, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    out: Array = centred / np.sqrt(variance + x.dtype.type(op.f[0])) * run.weight(op.w0)
+    out: Array = (centred / np.sqrt(variance + x.dtype.type(op.f[0]))).reshape(x.shape) * run.weight(op.w0).reshape(-1)
     return out + run.weight(op.w1) if op.w1 >= 0 else out
 
 

@@ -108,13 +108,16 @@ def _gguf_tensors(
     from gguf.constants import MODEL_ARCH_NAMES  # noqa: PLC0415 - slow to import, and only folders need it
     from gguf.tensor_mapping import get_tensor_name_map  # noqa: PLC0415
 
-    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.name)
+    arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.name), None)
     n_layer = family.hf_n_layer(config, str(folder / "config.json"))
-    names = get_tensor_name_map(arch, n_layer)
+    names = get_tensor_name_map(arch, n_layer) if arch is not None else None
     tied = config.get("tie_word_embeddings") is True
     found: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        gguf_name = names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
+        if names is None:
+            gguf_name = family.hf_names(name, config)
+        else:
+            gguf_name = names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
         if (
             family.hf_drops(name, config)
             or (gguf_name or "").endswith(family.ignored)

@@ -188,9 +188,11 @@ class Graph:
         """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads)."""
         return self.emit("RMSNORM", x.width, x, w0=self.use(weight, "f32"), i=(group,), f=(eps,))
 
-    def layernorm(self, x: Value, weight: Param, bias: Param | None, eps: float) -> Value:
-        """LayerNorm (Ba et al. 2016) of each row."""
-        return self.emit("LAYERNORM", x.width, x, w0=self.use(weight, "f32"), w1=self.use(bias, "f32"), f=(eps,))
+    def layernorm(self, x: Value, weight: Param, bias: Param | None, eps: float, group: int = 0) -> Value:
+        """LayerNorm (Ba et al. 2016) of each row, or of each `group` columns of it, with a weight (groups, group) of their
+        own."""
+        w0, w1 = self.use(weight, "f32"), self.use(bias, "f32")
+        return self.emit("LAYERNORM", x.width, x, w0=w0, w1=w1, i=(group,), f=(eps,))
 
     def matmul(self, x: Value, weight: Param, bias: Param | None = None) -> Value:
         """x . weightᵀ + bias; weight is (outputs, inputs)."""

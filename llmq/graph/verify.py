@@ -160,11 +160,16 @@ def _norm(c: _Checker) -> None:
     op, width = c.op, c.width(c.op.out)
     c.same_width()
     c.need(op.f[0] > 0, f"epsilon {op.f[0]}")
-    group = (op.i[0] if op.kind == "RMSNORM" else 0) or width
+    group = op.i[0] or width
     c.need(0 < group <= width and width % group == 0, f"groups of {group} columns in rows of {width}")
-    c.need(op.kind == "RMSNORM" or op.w0 >= 0, "has no weight")
-    for w in op.weights:
-        c.weight(w, "f32", (group,))
+    if op.kind == "RMSNORM":
+        for w in op.weights:
+            c.weight(w, "f32", (group,))
+        return
+    c.need(op.w0 >= 0, "has no weight")
+    c.weight(op.w0, "f32", (width // group, group) if op.i[0] else (width,))
+    if op.w1 >= 0:
+        c.weight(op.w1, "f32", (width,))
 
 
 def _matmul(c: _Checker) -> None:

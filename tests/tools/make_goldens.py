@@ -38,7 +38,9 @@ FACTORS = {
     "short_factor": [1.0, 1.1, 1.3, 1.5, 1.8, 2.0, 2.5, 3.0],
     "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0],
 }
-CONTEXTS = {"phi3-short": 40}
+CONTEXTS = {"phi3-short": 40, "llama-dynamic": 37}
+# what a context of that length is built for is what transformers does for a sequence that fills it
+ONLY = {"phi3-long": LENGTHS[:2], "llama-dynamic": LENGTHS[:1]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # name: (class of the configuration, what differs from SMALL)
     "llama-gqa": ("LlamaConfig", {}),
@@ -198,6 +200,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", {"hidden_size": 64, "n_head": 4, "n_layer": 2, "tie_word_embeddings": True}),
     "bloom-6-heads": ("BloomConfig", {"hidden_size": 48, "n_head": 6, "n_layer": 2, "tie_word_embeddings": True}),
     "qwen3-yarn": ("Qwen3Config", {"head_dim": 24, **YARN}),
+    "llama-dynamic": ("LlamaConfig", {"max_position_embeddings": 20, **rope("dynamic", factor=3.0)}),
+    "llama-dynamic-short": ("LlamaConfig", rope("dynamic", factor=3.0)),
+    "cohere-plus": ("CohereConfig", {"use_qk_norm": True, "logit_scale": 0.3, "tie_word_embeddings": True}),
+    "opt": ("OPTConfig", {"ffn_dim": 96, "num_key_value_heads": None, "word_embed_proj_dim": 64, "tie_word_embeddings": True}),
+    "opt-350m": (
+        "OPTConfig",
+        {
+            "ffn_dim": 96,
+            "num_key_value_heads": None,
+            "word_embed_proj_dim": 48,
+            "do_layer_norm_before": False,
+            "tie_word_embeddings": True,
+        },
+    ),
 }
 
 
@@ -268,7 +284,7 @@ def make(name: str) -> None:
             parameter.copy_(torch.from_numpy(weight(key, shapes[key])))
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(5)
-    for n, length in enumerate(LENGTHS if name != "phi3-long" else LENGTHS[:2]):
+    for n, length in enumerate(ONLY.get(name, LENGTHS)):
         tokens = rng.randint(0, config.vocab_size, length).astype(np.int32)
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()

@@ -39,7 +39,7 @@ def write(folder: Path) -> None:
     from llmq.quant.quantizer import quantize_model
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names():
+    for name in names("logits"):
         golden = load(name)
         quantize_model(write_folder(golden, folder / name), folder / f"{name}.gguf", "F32")
         arrays = {f"tokens{i}": tokens for i, (tokens, _) in enumerate(golden.sequences)}
