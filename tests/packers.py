@@ -182,6 +182,7 @@ def fp8(
     return {"weight": codes, name: scale if block or per_row else scale.reshape(1)}, decoded * spread
 
 
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]  # fmt: skip
@@ -224,14 +225,25 @@ def int8_rows(w: np.ndarray) -> tuple[Parts, np.ndarray]:
     return parts, q.astype(np.float32) * absmax[:, None] * np.float32(7.874015718698502e-3)
 
 
+def mxfp4(w: np.ndarray) -> tuple[Parts, np.ndarray]:
+    """compressed-tensors' MXFP4."""
+    groups = w.reshape(len(w), -1, 32)
+    exponent = np.ceil(np.log2(np.abs(groups).max(2) / 6)).astype(np.int64)
+    s = np.exp2(exponent).astype(np.float32)[..., None]
+    codes = np.abs(np.abs(groups)[..., None] / s[..., None] - E2M1).argmin(-1)
+    dequantized = (np.sign(groups) * E2M1[codes]).astype(np.float32) * s
+    codes = (codes + np.where(groups < 0, 8, 0)).astype(np.uint8).reshape(w.shape)
+    parts: Parts = {"weight_packed": codes[:, ::2] | codes[:, 1::2] << 4, "weight_scale": (exponent + 127).astype(np.uint8)}
+    return parts, dequantized.reshape(w.shape)
+
+
 def nvfp4(w: np.ndarray) -> tuple[Parts, np.ndarray]:
-    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
     groups = w.reshape(len(w), -1, 16)
     overall = np.float32(2688 / np.abs(w).max())
     scale, decoded = e4m3(np.abs(groups).max(2) / 6 * overall)
     s = decoded / overall
-    codes = np.abs(np.abs(groups)[..., None] / np.maximum(s, 1e-9)[..., None, None] - levels).argmin(-1)
-    dequantized = (np.sign(groups) * levels[codes]).astype(np.float32) * s[..., None]
+    codes = np.abs(np.abs(groups)[..., None] / np.maximum(s, 1e-9)[..., None, None] - E2M1).argmin(-1)
+    dequantized = (np.sign(groups) * E2M1[codes]).astype(np.float32) * s[..., None]
     codes = (codes + np.where(groups < 0, 8, 0)).astype(np.uint8).reshape(w.shape)
     packed = codes[:, ::2] | codes[:, 1::2] << 4
     parts: Parts = {"weight_packed": packed, "weight_scale": scale, "weight_global_scale": overall.reshape(1)}

@@ -18,10 +18,12 @@ import llmq
 from llmq.errors import FormatError, ModelFileError, UnsupportedError, UnsupportedQuantError
 from llmq.formats import open_checkpoint
 from llmq.formats.packed import PackedWeight, unpacked
+from llmq.formats.small_floats import EIGHT_BITS
 from llmq.formats.weights import open_weights
 from llmq.quant.rows import dequantize
 from llmq.quant.types import QuantType
 
+GOLDEN = np.load(Path(__file__).parent / "data" / "packed.npz")
 TOKENS = [1, 5, 9, 2, 7, 3]
 SIZES = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256}
 Packer = Callable[[np.ndarray], tuple[Parts, np.ndarray]]
@@ -110,6 +112,7 @@ FOLDERS: dict[str, tuple[Packer, dict, str, bool]] = {
         "F16", False,
     ),
     "nvfp4": (packers.nvfp4, compressed("nvfp4-pack-quantized", type="float"), "F16", False),
+    "mxfp4": (packers.mxfp4, compressed("mxfp4-pack-quantized", type="float"), "MXFP4", True),
     "nf4": (packers.nf4, {"quant_method": "bitsandbytes", "load_in_4bit": True}, "F16", False),
     "nf4-nested": (P(packers.nf4, nested=True), {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, "F16", False),
     "llm-int8": (packers.int8_rows, {"quant_method": "bitsandbytes", "load_in_8bit": True}, "Q8_0", False),
@@ -155,7 +158,7 @@ def test_copy_writes_what_load_runs(case: str, tmp_path: Path) -> None:
         if "attn_norm" in row.name or "token_embd" in row.name:
             assert row.exact and row.rmse is None
         elif row.name.startswith("blk.") and "norm" not in row.name:
-            assert row.type == kept and row.exact is exact and row.source_type != kept
+            assert row.type == kept and row.exact is exact
             assert (row.rmse == 0) == exact
     assert ("exact" in report.table()) and json.loads(json.dumps(report.to_dict()))
     plain = write_folder(tmp_path / "plain", dict(dequantized), None)
@@ -163,6 +166,28 @@ def test_copy_writes_what_load_runs(case: str, tmp_path: Path) -> None:
         assert np.array_equal(packed.logits(TOKENS), copied.logits(TOKENS))
     with llmq.load(path, engine="reference") as packed, llmq.load(plain, engine="reference") as floats:
         assert np.array_equal(packed.logits(TOKENS), floats.logits(TOKENS))
+
+
+@pytest.mark.parametrize("case", [name.removesuffix("/config") for name in GOLDEN.files if name.endswith("/config")])
+def test_what_the_tools_made(case: str, tmp_path: Path) -> None:
+    """AutoAWQ, GPTQModel, compressed-tensors and bitsandbytes packed these and computed the values (tools/make_packed.py)."""
+    parts: Parts = {}
+    for name in GOLDEN.files:
+        if name.startswith(f"{case}/") and not name.endswith(("/=", "/config")):
+            part, _, kind = name.removeprefix(f"{case}/").partition(":")
+            parts[f"x.{part}"] = packers.Raw(kind, GOLDEN[name]) if kind else GOLDEN[name]
+    packers.save(parts, tmp_path / "x.safetensors")
+    source, stored, _ = open_weights(tmp_path / "x.safetensors")
+    weight = unpacked(stored, json.loads(str(GOLDEN[f"{case}/config"])), tmp_path)["x.weight"]
+    assert isinstance(weight, PackedWeight)
+    assert np.array_equal(weight.unpack(slice(None)), GOLDEN[f"{case}/="])
+    source.close()
+
+
+def test_floats_of_8_bits() -> None:
+    """Every code, as torch reads it."""
+    for name, table in EIGHT_BITS.items():
+        assert np.array_equal(table, GOLDEN[f"codes/{name.removeprefix('F8_')}"], equal_nan=True)
 
 
 def test_asked_for_types(tmp_path: Path) -> None:
@@ -311,7 +336,7 @@ def setter(part: str, at: object, value: object) -> Callable[[Parts], None]:
         (lambda p: p.update(qweight=p["qweight"][:, 1:]), r"_proj\.qweight' has shape \(\d+, \d+\); anyx128 expected"),
         (lambda p: p.update(qzeros=p["qzeros"][:, 1:]), r"_proj\.qzeros' has shape .*; 4 bits of 128 outputs are 16 words"),
         (lambda p: p.update(qzeros=p["qzeros"][1:]), r"_proj\.qzeros' has shape"),
-        (lambda p: p.update(g_idx=p["g_idx"][1:]), r"_proj\.g_idx' has shape"),
+        (lambda p: p.update(g_idx=p["g_idx"][20:]), r"_proj\.g_idx' has shape"),
         (lambda p: p.update(qweight=p["qweight"].view(np.float32)), r"_proj\.qweight' is F32; I32 expected"),
         (lambda p: p.update(scales=p["scales"].view(np.int8)), r"_proj\.scales' is I8; F16 or BF16 or F32 expected"),
         (lambda p: p.update(scales=p["scales"][:, :0]), r"_proj\.scales' has shape \(\d+, 0\)"),
@@ -322,6 +347,12 @@ def test_broken_gptq(change: Callable[[Parts], None], message: str, tmp_path: Pa
     path, _ = packed_folder(tmp_path / "m", break_parts(change), gptq_config())
     with pytest.raises(ModelFileError, match=message):
         open_checkpoint(path)
+
+
+def test_inputs_that_are_missing_are_found_by_the_model(tmp_path: Path) -> None:
+    path, _ = packed_folder(tmp_path / "m", break_parts(lambda p: p.update(g_idx=p["g_idx"][1:])), gptq_config())
+    with pytest.raises(FormatError, match=r"attn_q.weight': the hyper-parameters ask for shape \(128, 128\), the file has"):
+        llmq.load(path)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ __all__ = ["is_folder", "open_folder", "tensor_order"]
 
 _MAX_CONFIG = 16 << 20
 _FLOATS = {"F64": QuantType.F32, "F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16}  # what each becomes
-_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7}  # general.file_type
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7, "MXFP4": 38}  # general.file_type
 _QUANTIZATION_VERSION = 2
 _ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$")
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's, AutoAWQ's

@@ -170,5 +170,5 @@ def _fours(parts: Parts) -> Coded:
     return Coded(
         f"{parts.module}.weight", "NVFP4" if size == 16 else "MXFP4", (outputs, inputs), parts.nbytes,
         str(packed.source.path), packed.offset, E2M1, lambda rows: nibbles(elements(packed)[rows]),
-        lambda rows: floats(scale, (rows,)) / overall,
+        lambda rows: floats(scale, (rows,)) / overall, size == 32,
     )  # fmt: skip

@@ -61,15 +61,16 @@ class _GPTQ(Unpacker):
         n_groups, outputs = scales.shape
         qzeros = parts.get("qzeros", ("I32",), (n_groups, None))
         bits = self.bits or qzeros.shape[1] * 32 // outputs
-        if bits not in _BITS or qzeros.shape[1] * 32 != outputs * bits:
+        if bits not in _BITS or qzeros.shape[1] != -(-outputs * bits // 32):
             parts.refuse(
                 f"tensor {quoted(qzeros.name)} has shape {qzeros.shape}; {bits} bits of {outputs} outputs are "
-                f"{outputs * bits / 32:g} words", qzeros,
+                f"{-(-outputs * bits // 32)} words", qzeros,
             )  # fmt: skip
         qweight = parts.get("qweight", ("I32",), (None, outputs))
-        inputs, rest = divmod(qweight.shape[0] * 32, bits)
-        if rest:
-            parts.refuse(f"tensor {quoted(qweight.name)} has {qweight.shape[0]} rows, no whole numbers of {bits} bits", qweight)
+        inputs = qweight.shape[0] * 32 // bits
+        g_idx = parts.maybe("g_idx", ("I32", "I64"), (None,))
+        if g_idx is not None and -(-g_idx.size * bits // 32) == qweight.shape[0]:
+            inputs = g_idx.size  # the last word may be padded
         group_of = self._groups(parts, inputs, n_groups)
         mask, offset = 2**bits - 1, self.offset
 
