@@ -49,7 +49,7 @@ void llmq_plan_free(llmq_plan *);
 
 typedef struct llmq_engine llmq_engine;
 
-/* ops and values are copied; the tape must have been verified. kv_type: LLMQ_F32, LLMQ_F16 or LLMQ_BF16. */
+/* ops and values are copied; the tape must have been verified. kv_type: as in kv.h. */
 llmq_status llmq_engine_new(llmq_engine **, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t n_weights,
                             int32_t result, int32_t kv_type, int32_t n_batch, int n_threads);
 void llmq_engine_free(llmq_engine *);

@@ -1,6 +1,7 @@
 /* kv.c: pages of keys and values; see kv.h. */
 #include "kv.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +31,8 @@ static void page_drop(llmq_kv *kv, uint8_t *page) {
 }
 
 llmq_status llmq_kv_init(llmq_kv *kv, int32_t type, const llmq_kv_slot *slots, int32_t n_slots) {
-    *kv = (llmq_kv){.type = type, .unit = type == LLMQ_F32 ? 4 : 2, .n_slots = n_slots};
+    const int scaled = type == LLMQ_Q8_0;
+    *kv = (llmq_kv){.type = type, .unit = type == LLMQ_F32 ? 4 : scaled ? 1 : 2, .n_slots = n_slots};
     kv->slots = calloc((size_t)n_slots + 1, sizeof *kv->slots);
     if (kv->slots == NULL) return LLMQ_ERR_NOMEM;
     for (int32_t i = 0; i < n_slots; i++) {
@@ -38,8 +40,8 @@ llmq_status llmq_kv_init(llmq_kv *kv, int32_t type, const llmq_kv_slot *slots, i
         *s = slots[i];
         s->k_cols = (s->d_k + 1) / 2 * 2;
         s->v_cols = (s->d_v + 15) / 16 * 16;
-        s->k_head = (int64_t)s->k_cols * LLMQ_PAGE * kv->unit;
-        s->v_head = (int64_t)s->v_cols * LLMQ_PAGE * kv->unit;
+        s->k_head = ((int64_t)s->k_cols * kv->unit + (scaled ? (int64_t)sizeof(float) : 0)) * LLMQ_PAGE;
+        s->v_head = ((int64_t)s->v_cols * kv->unit + (scaled ? (int64_t)sizeof(float) : 0)) * LLMQ_PAGE;
         s->k = kv->page_bytes;
         s->v = s->k + s->heads * s->k_head;
         kv->page_bytes = s->v + s->heads * s->v_head;
@@ -134,34 +136,66 @@ llmq_status llmq_kv_reserve(llmq_kv *kv, int32_t seq, int32_t length) {
     return status;
 }
 
-static void put(const llmq_kv *kv, uint8_t *at, float x) {
-    if (kv->type == LLMQ_F32) {
-        memcpy(at, &x, 4);
-        return;
+/* Where the numbers of one head at one position go: number c is element c * step from `at`; where columns stand in pairs (bfloat16 keys)
+ * c / 2 * step + c % 2. */
+typedef struct {
+    uint8_t *at;
+    int64_t step;
+    int pairs;
+    float *scale;        /* of 8-bit types */
+} place;
+
+static void put_f32(place to, const float *x, int32_t n) {
+    for (int32_t c = 0; c < n; c++) memcpy(to.at + c * to.step * 4, &x[c], 4);
+}
+
+static void put_f16(place to, const float *x, int32_t n) {
+    for (int32_t c = 0; c < n; c++) {
+        const uint16_t half = llmq_f32_to_f16(x[c] > 65504.0f ? 65504.0f : x[c] < -65504.0f ? -65504.0f : x[c]);
+        memcpy(to.at + c * to.step * 2, &half, 2);
     }
-    if (kv->type == LLMQ_F16) x = x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
-    const uint16_t half = kv->type == LLMQ_F16 ? llmq_f32_to_f16(x) : llmq_f32_to_bf16(x);
-    memcpy(at, &half, 2);
 }
 
-/* element (position p, column c) of a head whose columns stand d apart */
-static int64_t key_at(int pair, int32_t p, int32_t c, int32_t d) {
-    const int64_t block = (int64_t)(p / 16) * 16 * d, key = p % 16;
-    return block + (pair ? (c / 2 * 16 + key) * 2 + c % 2 : c * 16 + key);
+static void put_bf16(place to, const float *x, int32_t n) {
+    for (int32_t c = 0; c < n; c++) {
+        const uint16_t half = llmq_f32_to_bf16(x[c]);
+        memcpy(to.at + ((c >> to.pairs) * to.step + (c & to.pairs)) * 2, &half, 2);
+    }
 }
 
-static int64_t value_at(int pair, int32_t p, int32_t c, int32_t d) {
-    return pair ? ((int64_t)(p / 2) * d + c) * 2 + p % 2 : (int64_t)p * d + c;
+static void put_q8(place to, const float *x, int32_t n) {
+    float most = 0.0f, all = 0.0f;
+    for (int32_t c = 0; c < n; c++) {
+        most = fabsf(x[c]) > most ? fabsf(x[c]) : most;
+        all += x[c] - x[c]; /* 0, unless one is not finite */
+    }
+    const float inverse = most > 0.0f && all == 0.0f ? 127.0f / most : 0.0f;
+    *to.scale = all == 0.0f ? most / 127.0f : all;
+    for (int32_t c = 0; c < n; c++) {
+        const int8_t q = all == 0.0f ? (int8_t)lrintf(fminf(fmaxf(x[c] * inverse, -127.0f), 127.0f)) : 1;
+        memcpy(to.at + c * to.step, &q, 1);
+    }
+}
+
+static void put(const llmq_kv *kv, place to, const float *x, int32_t n) {
+    switch (kv->type) {
+    case LLMQ_F32: put_f32(to, x, n); return;
+    case LLMQ_F16: put_f16(to, x, n); return;
+    case LLMQ_Q8_0: put_q8(to, x, n); return;
+    default: put_bf16(to, x, n); return;
+    }
 }
 
 void llmq_kv_put(const llmq_kv *kv, int32_t seq, int32_t slot, int32_t position, const float *k, const float *v) {
     const llmq_kv_slot *s = &kv->slots[slot];
     uint8_t *page = kv->sequences[seq].pages[position / LLMQ_PAGE];
-    const int pair = kv->type == LLMQ_BF16;
-    const int32_t p = position % LLMQ_PAGE;
+    const int64_t pair = kv->type == LLMQ_BF16 ? 2 : 1, p = position % LLMQ_PAGE;
+    const int64_t key = p / 16 * 16 * s->k_cols + p % 16 * pair, value = p / pair * pair * s->v_cols + p % pair;
     for (int32_t h = 0; h < s->heads; h++) {
         uint8_t *keys = page + s->k + h * s->k_head, *values = page + s->v + h * s->v_head;
-        for (int32_t c = 0; c < s->d_k; c++) put(kv, keys + key_at(pair, p, c, s->k_cols) * kv->unit, k[h * s->d_k + c]);
-        for (int32_t c = 0; c < s->d_v; c++) put(kv, values + value_at(pair, p, c, s->v_cols) * kv->unit, v[h * s->d_v + c]);
+        float *k_scales = (float *)(void *)(keys + (int64_t)s->k_cols * LLMQ_PAGE);
+        float *v_scales = (float *)(void *)(values + (int64_t)s->v_cols * LLMQ_PAGE);
+        put(kv, (place){keys + key * kv->unit, 16 * pair, pair == 2, k_scales + p}, k + (int64_t)h * s->d_k, s->d_k);
+        put(kv, (place){values + value * kv->unit, pair, 0, v_scales + p}, v + (int64_t)h * s->d_v, s->d_v);
     }
 }

@@ -8,9 +8,11 @@
  *     bfloat16   K [4 blocks of 16 keys][d/2][16 keys][2]    V [32 pairs of keys][d][2]     (a pair is one 32-bit word: the operand
  *     float16    K [4 blocks of 16 keys][d][16 keys]         V [64 keys][d]                  order of bfloat16 dot instructions)
  *     float32    as float16
+ *     8 bits     as float16, int8 in -127..127; then a float32 scale for each of the 64 keys (values), its largest magnitude / 127
  *
  * Positions never written are zeros; those past a sequence's length may hold anything once truncated, and no kernel lets them count.
- * float16 saturates at +-65504. Not for concurrent use, except llmq_kv_put by threads that write different positions. */
+ * float16 saturates at +-65504; an 8-bit head with a number that is not finite becomes NaN. Not for concurrent use, except llmq_kv_put
+ * by threads that write different positions. */
 #ifndef LLMQ_KV_H
 #define LLMQ_KV_H
 
@@ -30,7 +32,7 @@ typedef struct llmq_sequence {
 } llmq_sequence;
 
 typedef struct llmq_kv {
-    int32_t type, unit;           /* LLMQ_F32, LLMQ_F16 or LLMQ_BF16; bytes per element */
+    int32_t type, unit;           /* LLMQ_F32, LLMQ_F16, LLMQ_BF16 or LLMQ_Q8_0; bytes per element */
     int32_t n_slots, n_sequences;
     int64_t page_bytes;
     int64_t pages;                /* allocated now */

@@ -2,8 +2,9 @@
  *
  * A phase's state is one word, [job number : 32][over : 1][closed : 1][threads inside : 30]. A thread enters by adding one, unless the
  * phase is closed, over, or belongs to another job; it leaves by subtracting one. Since it leaves only when no piece is left, the last one
- * inside knows that all work is done: it closes the phase, goes through the `alone` phases that follow, and marks the phase as over. So a thread that the system does not run is waited for only if it is inside a phase, which makes
- * the pool bearable on machines that other processes keep busy. A worker that comes late finds phases that are over and hurries
+ * inside knows that all work is done: it closes the phase, does the ALONE phases that follow, and marks the phase as over. So a thread
+ * that the system does not run is waited for only if it is inside a phase, which makes the pool bearable on machines that other
+ * processes keep busy. A worker that comes late finds phases that are over and hurries
  * through them; when the caller has gone on to another job meanwhile, the job number tells.
  *
  * Waiting is a bounded spin (SPIN_NS, nothing when there are more threads than cores), then sleep on a condition variable. Who changes a

@@ -60,8 +60,8 @@ def load(
 
     n_ctx: tokens of context, None for what the model was trained with; memory for it is taken as it fills. n_threads: None for
     the cores this process may use (affinity mask and container quota). n_batch: most prompt tokens computed at once. kv_type:
-    how keys and values are kept, bf16, f16 or f32. chat_template: in place of the model's own, Jinja source or a name such as
-    "chatml". engine: "native" (C) or "reference" (NumPy on float32, slow, the specification; it has neither n_threads nor
+    how keys and values are kept, bf16, f16, f32, q8_0. chat_template: in place of the model's own, Jinja source or a name like
+    as "chatml". engine: "native" (C) or "reference" (NumPy on float32, slow, the specification; it has neither n_threads nor
     kv_type). progress: called with (stage, done, total); returning False cancels.
 
     Names of other libraries (num_ctx, threads, …) are understood. Raises ModelFileError for files that cannot be used, OSError,

@@ -128,6 +128,7 @@ VARIANTS = {
     "no sharing": {"heads": 3, "kv_heads": 3},
     "odd columns": {"d": 7, "d_v": 9},
     "whole columns": {"d": 32, "d_v": 16},
+    "wide heads": {"heads": 9, "kv_heads": 1, "d": 68, "d_v": 84},
     "window": {"window": 70},
     "short window": {"window": 1},
     "window and sinks": {"window": 300, "sinks": True},
@@ -145,11 +146,21 @@ def test_attention(level: str, name: str) -> None:
     assert both(m, tape, [1, 62, 1, 1, 190, 1, 1, 300, 1], n_threads=3) < 1e-5
 
 
-@pytest.mark.parametrize(("kv_type", "limit"), [("f16", 2e-3), ("bf16", 1.5e-2)])
+@pytest.mark.parametrize(("kv_type", "limit"), [("f16", 2e-3), ("bf16", 1.5e-2), ("q8_0", 1e-2)])
 def test_half_keys_and_values(level: str, kv_type: str, limit: float) -> None:
-    """Rounding of keys and values alone: 11 or 8 bits."""
+    """Rounding of keys and values alone: 11 or 8 bits each, or the 8 bits that 127 levels of a head's largest are."""
+    for d, d_v in ((7, 9), (68, 84)):
+        m = Builder()
+        assert both(m, attention_tape(m, d=d, d_v=d_v), [1, 62, 1, 1, 300, 1], kv_type=kv_type) < limit
+
+
+def test_broken_numbers_show_in_8_bit_keys(level: str) -> None:
+    """A head that overflowed does not become an ordinary number."""
     m = Builder()
-    assert both(m, attention_tape(m, d=7, d_v=9), [1, 62, 1, 1, 300, 1], kv_type=kv_type) < limit
+    tape = attention_tape(m, heads=2)
+    m.tensors["k"] = tensor("k", np.full(m.tensors["k"].shape, 3e38, np.float32))
+    with NativeEngine(tape, m.tensors, n_threads=1, kv_type="q8_0") as engine:
+        assert np.isnan(engine.run(batch((engine.new_sequence(), 0, tokens(9)), outputs=[8]))).all()
 
 
 def test_attention_to_later_tokens(level: str) -> None:

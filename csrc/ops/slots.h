@@ -12,7 +12,7 @@
 enum { LLMQ_PAGE = 64, LLMQ_CHUNK = 256 };
 
 typedef struct llmq_attn_chunk {
-    int32_t type;                 /* of keys and values: LLMQ_F32, LLMQ_F16, LLMQ_BF16 */
+    int32_t type;                 /* of keys and values: LLMQ_F32, LLMQ_F16, LLMQ_BF16, LLMQ_Q8_0 */
     int32_t rows, d_k, d_v;       /* d_v rounded up to 16 */
     int32_t start;                /* position of the chunk's first key, a multiple of LLMQ_CHUNK */
     const uint8_t *k[4], *v[4];   /* this head's keys and values in each page; a page past the last key may be NULL */

@@ -25,6 +25,18 @@ static inline vf vf_load_f16(const uint16_t *p) {
 }
 #endif
 
+static inline vf vf_load_s8(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+#else
+    vf v;
+    for (int j = 0; j < LLMQ_LANES; j++) v[j] = (float)p[j];
+    return v;
+#endif
+}
+
 /* LLMQ_LANES pairs of bfloat16 that lie next to each other, widened exactly */
 static inline void vf_load_bf16_pairs(const uint16_t *p, vf *even, vf *odd) {
     vi pair;

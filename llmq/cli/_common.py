@@ -36,7 +36,7 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ctx", type=int, metavar="N", help="tokens of context (default: what the model was trained with)")
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores this process may use)")
     group.add_argument("--batch", type=int, metavar="N", default=512, help="most prompt tokens at once (default: 512)")
-    group.add_argument("--kv-type", metavar="TYPE", default="bf16", help="keys and values: bf16 (default), f16 or f32")
+    group.add_argument("--kv-type", metavar="TYPE", default="bf16", help="keys and values: bf16 (default), f16, f32 or q8_0")
     group.add_argument("--engine", choices=("native", "reference"), default="native", help="native (default) or reference")
 
 

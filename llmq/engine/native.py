@@ -26,6 +26,9 @@ __all__ = ["NativeEngine", "Progress"]
 Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total); returning False cancels."""
 
+KV_TYPES = ("bf16", "f16", "f32", "q8_0")
+"""What keys and values may be kept in: two bytes, two bytes, four bytes, or one byte with a scale per token and head."""
+
 LONG_RUN = 256 << 20
 """A batch whose tokens read more weight bytes than this, all in all, may take longer than a signal should have to wait."""
 
@@ -51,7 +54,7 @@ class NativeEngine:
     tensors: by GGUF name, float vectors and matrices of any type; read once, what MATMUL uses is packed into memory of the
     engine, and only the embedding rows stay views of the file (with tied embeddings nothing does). n_threads: 1 to 64; the
     result does not depend on it. n_ctx: positions of each sequence, default the trained limit; keys and values take memory as
-    sequences grow, in `kv_type` (bf16, f16 or f32). n_batch: tokens computed at once; longer batches are cut. huge_pages:
+    sequences grow, in `kv_type` (KV_TYPES). n_batch: tokens computed at once; longer batches are cut. huge_pages:
     advise the kernel to back weights with huge pages (default: the environment variable LLMQ_HUGE_PAGES=1); a gain on some
     machines, a loss on others. progress: called with ("load", bytes done, bytes in all).
 
@@ -79,8 +82,8 @@ class NativeEngine:
         _check_range("n_threads", n_threads, _native.MAX_THREADS)
         _check_range("n_ctx", self.n_ctx, tape.max_positions)
         _check_range("n_batch", n_batch, 1 << 20)
-        if kv_type.lower() not in ("bf16", "f16", "f32"):
-            raise ValueError(f"kv_type: bf16, f16 or f32 expected, found {kv_type!r}")
+        if kv_type.lower() not in KV_TYPES:
+            raise ValueError(f"kv_type: one of {', '.join(KV_TYPES)} expected, found {kv_type!r}")
         self.n_threads, self.n_batch, self.kv_type = n_threads, n_batch, parse_type(kv_type)
         self._huge_pages = os.environ.get("LLMQ_HUGE_PAGES") == "1" if huge_pages is None else huge_pages
         self._lock = threading.RLock()
