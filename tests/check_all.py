@@ -94,17 +94,22 @@ def emulated(tree: Path) -> None:
 
 @check
 def aarch64(tree: Path) -> None:
-    """Everything outside the x86 bodies compiles for aarch64 without warnings."""
-    compiler = shutil.which("aarch64-linux-gnu-gcc")
-    if compiler is None:
-        raise NotRunError("no cross compiler (Debian: apt-get install gcc-aarch64-linux-gnu)")
-    for source in sorted(tree.glob("csrc/**/*.c")):
+    """Everything outside the x86 bodies compiles for aarch64 without warnings, and its kernels agree under qemu."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        raise NotRunError("no cross compiler or emulator (Debian: apt-get install gcc-aarch64-linux-gnu qemu-user)")
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing", "-Icsrc"]
+    flags.append("-DLLMQ_HAVE_NEON=1")
+    objects = []
+    for source in sorted([*tree.glob("csrc/**/*.c"), tree / "tests" / "emulate" / "kernels.c"]):
         isa = source.stem.split("_")[0] if source.parent.name == "isa" else ""
         if isa.startswith(("avx", "amx")):
             continue
-        flags = ["-march=armv8.2-a+dotprod"] if isa == "neon" else []
-        common = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-Icsrc"]
-        run(tree, compiler, *common, *flags, "-c", str(source.relative_to(tree)), "-o", os.devnull)
+        own = ["-march=armv8.2-a+dotprod"] if isa == "neon" else []
+        objects.append(str(tree / f"{source.parent.name}-{source.stem}.o"))
+        run(tree, compiler, *flags, *own, "-c", str(source.relative_to(tree)), "-o", objects[-1])
+    run(tree, compiler, "-static", *objects, "-o", "kernels", "-lm", "-pthread")
+    run(tree, emulator, "-cpu", "max", "./kernels")
 
 
 @check

@@ -8,6 +8,8 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -16,6 +18,9 @@ static inline vf vf_load_f16(const uint16_t *p) { return (vf)_mm512_cvtph_ps(_mm
 #elif defined(__AVX2__) /* FMA and F16C come with it: setup.py */
 static inline vf vf_fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 static inline vf vf_load_f16(const uint16_t *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+#elif defined(__aarch64__)
+static inline vf vf_fma(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+static inline vf vf_load_f16(const uint16_t *p) { return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 #else
 static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
 static inline vf vf_load_f16(const uint16_t *p) {
