@@ -37,8 +37,8 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`format` is "GGUF", "safetensors", "PyTorch checkpoint" or "Hugging Face folder"; `types` names the type of each
-    metadata value."""
+    """`format` is "GGUF", "GGUF in 3 parts", "safetensors", "PyTorch checkpoint" or "Hugging Face folder"; `types` names the
+    type of each metadata value."""
 
     path: str
     format: str
@@ -114,7 +114,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         architecture = model.metadata.get("general.architecture")
         known = architecture if isinstance(architecture, str) else None
         types = {key: show_type(*type_of_value(key, value, known, model.types)) for key, value in model.metadata.items()}
-        kind = "Hugging Face folder" if given.is_dir() else "GGUF"
+        parts = f" in {len(model.sources)} parts" if len(model.sources) > 1 else ""
+        kind = "Hugging Face folder" if given.is_dir() else f"GGUF{parts}"
         return Inspection(str(path), kind, model.metadata, types, rows)
 
 

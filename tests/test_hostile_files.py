@@ -126,7 +126,7 @@ GGUF_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "no architecture": (gguf([TOKENS]), FormatError, "general.architecture is missing"),
     "architecture is a number": (gguf([scalar("general.architecture", U32, 7)]), FormatError, "expected str, found u32"),
     "importance matrix": (gguf([scalar("general.type", STR, "imatrix")]), UnsupportedError, "importance matrix"),
-    "one of three parts": (gguf([ARCH, scalar("split.count", U16, 3)]), UnsupportedError, "one of 3 parts.*merge them"),
+    "one of three parts": (gguf([ARCH, scalar("split.count", U16, 3)]), FormatError, "one of 3 parts.*end with -NUMBER-of"),
     "alignment 0": (gguf([ARCH, scalar("general.alignment", U32, 0)]), FormatError, "alignment is 0"),
     "alignment 48": (gguf([ARCH, scalar("general.alignment", U32, 48)]), FormatError, "alignment is 48"),
     "alignment 2^17": (gguf([ARCH, scalar("general.alignment", U32, 2**17)]), FormatError, "alignment is 131072"),

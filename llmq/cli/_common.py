@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_load_arguments",
     "add_sampling_arguments",
+    "add_split_arguments",
     "as_json",
     "embedded_model",
     "open_model",
@@ -38,6 +39,13 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=int, metavar="N", default=512, help="most prompt tokens at once (default: 512)")
     group.add_argument("--kv-type", metavar="TYPE", default="bf16", help="keys and values: bf16 (default), f16, f32 or q8_0")
     group.add_argument("--engine", choices=("native", "reference"), default="native", help="native (default) or reference")
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split-max-size", metavar="SIZE", help="write parts of at most this size, such as 500M or 2G (powers of 1000)"
+    )
+    parser.add_argument("--split-max-tensors", type=int, metavar="N", help="write parts of at most N tensors")
 
 
 def open_model(args: argparse.Namespace, path: str | Path, **options: Any) -> LLM:

@@ -15,7 +15,7 @@ from llmq.cli import _common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help="a GGUF file or a Hugging Face folder")
+    parser.add_argument("src", metavar="SRC", help="a GGUF file (of a split one any part) or a Hugging Face folder")
     parser.add_argument("dst", metavar="DST", help="the GGUF file to write")
     parser.add_argument("type", metavar="TYPE", help="type or recipe, in any case: Q4_K_M, Q8_0, F16, ..., or COPY")
     parser.add_argument("n_threads", metavar="NTHREADS", nargs="?", type=int, help="default: the cores this process may use")
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pure", action="store_true", help="the base type for every matrix, no exceptions")
     parser.add_argument("--allow-requantize", action="store_true", help="take a quantized model; its errors add up")
     parser.add_argument("--max-memory", type=_size, metavar="SIZE", help="memory for buffers, such as 500M")
+    _common.add_split_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
             allow_requantize=args.allow_requantize,
             n_threads=args.n_threads,
             max_memory=args.max_memory,
+            split_max_size=args.split_max_size,
+            split_max_tensors=args.split_max_tensors,
             dry_run=args.dry_run,
             progress=progress,
         )

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from llmq.errors import FormatError, UnsupportedError
 from llmq.formats.checkpoint import Checkpoint, Tensor
-from llmq.formats.gguf_reader import read_gguf
 from llmq.formats.huggingface import is_folder, open_folder
 from llmq.formats.rules import check_model
+from llmq.formats.split import open_gguf
 from llmq.formats.weights import weights_format
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "open_unchecked"]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a model: a GGUF file (vocabulary-only ones too) or a Hugging Face folder, as GGUF metadata and GGUF-named tensors.
+    """Open a model: a GGUF file (vocabulary-only ones too; of a split one any part) or a Hugging Face folder, as GGUF metadata
+    and GGUF-named tensors.
 
     Raises ModelFileError when the files cannot be used (TruncatedError, FormatError, LimitError, UnsupportedError,
     UnsafeFileError), and OSError as the system gives it (FileNotFoundError, PermissionError, …)."""
@@ -43,4 +44,4 @@ def open_unchecked(path: Path) -> Checkpoint:
         raise UnsupportedError(
             "weights alone are no model: config.json and the tokenizer's files must stand beside them", path=path
         )
-    return read_gguf(path)
+    return open_gguf(path)

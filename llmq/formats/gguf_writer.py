@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -70,6 +71,16 @@ class GGUFWriter:
         """Size of the finished file."""
         return len(self._head) + sum(self._padded(info) for info in self._infos)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor has its bytes."""
+        return self._index >= len(self._infos)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The file."""
+        return [self._file.path]
+
     def _padded(self, info: TensorInfo) -> int:
         return -(-info.nbytes // self._alignment) * self._alignment
 
@@ -115,7 +126,7 @@ class GGUFWriter:
             self._left = self._infos[self._index].nbytes if self._index < len(self._infos) else 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and self._index < len(self._infos):
+        if kind is None and not self.complete:
             kind = ValueError
             error = ValueError(f"tensor {self._infos[self._index].name!r} is not complete: {self._left} bytes are missing")
             self._file.__exit__(kind, error, trace)

@@ -25,12 +25,6 @@ def check_model(model: Checkpoint) -> None:
         raise UnsupportedError(f"expected a model; this is {_NOT_MODELS[kind]}", path=model.path)
     if not isinstance(model.metadata.get("general.architecture"), str):
         raise FormatError("general.architecture is missing, so this is no model", path=model.path)
-    parts = model.metadata.get("split.count")
-    if isinstance(parts, int) and parts > 1:
-        raise UnsupportedError(
-            f"this is one of {parts} parts of a model; merge them first (llama-gguf-split --merge PART-1 OUT)",
-            path=model.path,
-        )
     tokens = model.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list):
         _check_tokens(model, cast("list[str]", tokens))  # the reader has checked the element type

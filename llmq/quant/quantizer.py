@@ -29,6 +29,7 @@ from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Packed, Tensor
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.formats.huggingface import tensor_order
+from llmq.formats.split import SplitLimit, SplitWriter, open_writer
 from llmq.quant.imatrix import Imatrix, read_imatrix
 from llmq.quant.recipes import COPY, Facts, Place, Recipe, find_recipe, places, usable
 from llmq.quant.report import QuantReport, TensorReport
@@ -80,6 +81,8 @@ def quantize_model(
     allow_requantize: bool = False,
     n_threads: int | None = None,
     max_memory: int | None = None,
+    split_max_size: str | int | None = None,
+    split_max_tensors: int | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> QuantReport:
@@ -96,6 +99,8 @@ def quantize_model(
                     the types that take a packed matrix as it is
     n_threads       default: the cores this process may use
     max_memory      bytes for buffers; default: what n_threads need, about 16 MiB each
+    split_max_size, split_max_tensors    write NAME-00001-of-0000N.gguf and so on, each with at most so many bytes of tensors
+                    (a number, or such as "2G": powers of 1000) or so many tensors; without them one file, of split ones too
     dry_run         plan and report, write nothing
     progress        see `Progress`
 
@@ -118,20 +123,22 @@ def quantize_model(
         raise ValueError(
             "COPY keeps every type: it takes none of imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize"
         )
+    limit = SplitLimit.of(split_max_size, split_max_tensors)
     weights = read_imatrix(imatrix) if imatrix is not None else None
     with open_checkpoint(src) as model:
         jobs = _plan(model, recipe, weights, wishes)
         metadata = _metadata(model, recipe, weights)
-        writer = GGUFWriter(dst, metadata, [job.info for job in jobs], model.types, [s.identity for s in model.sources])
+        infos, inputs = [job.info for job in jobs], [source.identity for source in model.sources]
+        writer = open_writer(dst, metadata, infos, model.types, inputs, limit=limit)
         reports = [_report(job, None) for job in jobs]
         if not dry_run:
             _check_space(dst, writer.total_bytes)
             run = _Run(jobs, n_threads or usable_cores(), max_memory, progress)
             with writer:
                 reports = run.write_all(writer)
-    return QuantReport(
-        os.fspath(src), os.fspath(dst), recipe.name, dry_run, tuple(reports), writer.total_bytes, time.perf_counter() - started
-    )
+    files = (os.fspath(dst),) if len(writer.paths) == 1 else tuple(map(str, writer.paths))
+    seconds = time.perf_counter() - started
+    return QuantReport(os.fspath(src), files, recipe.name, dry_run, tuple(reports), writer.total_bytes, seconds)
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
@@ -273,7 +280,7 @@ class _Run:
         if least > max_memory:
             raise OutOfMemoryError("quantizing with max_memory", required=least, available=max_memory)
 
-    def write_all(self, writer: GGUFWriter) -> list[TensorReport]:
+    def write_all(self, writer: GGUFWriter | SplitWriter) -> list[TensorReport]:
         """Convert and write every tensor; what became of each."""
         reports = []
         done = 0

@@ -34,15 +34,21 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class QuantReport:
-    """`file_bytes` is the size of the written file (of the file that would be written, after a dry run)."""
+    """`files` are the parts that were written, mostly one; `file_bytes` is their size (that of what would be written, after a
+    dry run)."""
 
     source: str
-    destination: str
+    files: tuple[str, ...]
     recipe: str
     dry_run: bool
     tensors: tuple[TensorReport, ...]
     file_bytes: int
     seconds: float
+
+    @property
+    def destination(self) -> str:
+        """The file by which the model is opened."""
+        return self.files[0]
 
     @property
     def weights(self) -> int:
@@ -69,7 +75,7 @@ class QuantReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         totals = {name: getattr(self, name) for name in ("weights", "source_bytes", "tensor_bytes", "bits_per_weight", "rmse")}
-        return asdict(self) | {"totals": totals}
+        return asdict(self) | {"destination": self.destination, "totals": totals}
 
     def table(self) -> str:
         """The table that ends a run: name, shape, types, size, bits per weight, error."""
@@ -93,10 +99,11 @@ class QuantReport:
         ]
         error = "" if self.rmse is None else f", rmse {self.rmse:.3g}"
         verb = "would be" if self.dry_run else "is"
+        parts = "" if len(self.files) == 1 else f" in {len(self.files)} parts"
         lines.append(
             f"{self.recipe}: {self.weights / 1e6:.2f}M weights, "
             f"{self.source_bytes / 2**20:.1f} MiB > {self.tensor_bytes / 2**20:.1f} MiB, "
-            f"{self.bits_per_weight:.2f} bits per weight{error}; {self.destination} {verb} {self.file_bytes / 2**20:.1f} MiB "
-            f"({self.seconds:.1f} s)"
+            f"{self.bits_per_weight:.2f} bits per weight{error}; "
+            f"{self.destination} {verb} {self.file_bytes / 2**20:.1f} MiB{parts} ({self.seconds:.1f} s)"
         )
         return "\n".join(line.rstrip() for line in lines)
