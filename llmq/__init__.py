@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmq.benchmark import BenchReport, bench
+    from llmq.conversion import convert_model
     from llmq.cpu import CpuInfo, cpu_info
     from llmq.engine.compare import compare
     from llmq.errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UnsupportedQuantError,
     )
+    from llmq.exporting import ExportReport, export_model
     from llmq.inspection import Inspection, inspect
     from llmq.model import LLM, Message, Progress, Stream, load
     from llmq.perplexity import Perplexity
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
     from llmq.quant.types import QuantType
     from llmq.results import ChatReply, Chunk, Completion, Timings, TokenLogprob, Usage
     from llmq.sampling import Sampling
+    from llmq.tensors import FileTensor, Tensors, read_tensors
     from llmq.text.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
 _HOME = {
     "llmq.benchmark": ["BenchReport", "bench"],
+    "llmq.conversion": ["convert_model"],
     "llmq.cpu": ["CpuInfo", "cpu_info"],
     "llmq.engine.compare": ["compare"],
     "llmq.errors": [
@@ -55,6 +59,7 @@ _HOME = {
         *("ModelClosedError", "ModelFileError", "OutOfMemoryError", "TruncatedError", "UnsafeFileError"),
         *("UnsupportedArchError", "UnsupportedError", "UnsupportedQuantError"),
     ],
+    "llmq.exporting": ["ExportReport", "export_model"],
     "llmq.inspection": ["Inspection", "inspect"],
     "llmq.model": ["LLM", "Message", "Progress", "Stream", "load"],
     "llmq.perplexity": ["Perplexity"],
@@ -63,6 +68,7 @@ _HOME = {
     "llmq.quant.types": ["QuantType"],
     "llmq.results": ["ChatReply", "Chunk", "Completion", "Timings", "TokenLogprob", "Usage"],
     "llmq.sampling": ["Sampling"],
+    "llmq.tensors": ["FileTensor", "Tensors", "read_tensors"],
     "llmq.text.tokenizer": ["Tokenizer"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -77,6 +83,8 @@ __all__ = [
     "Completion",
     "ContextOverflowError",
     "CpuInfo",
+    "ExportReport",
+    "FileTensor",
     "FormatError",
     "GrammarError",
     "Inspection",
@@ -93,6 +101,7 @@ __all__ = [
     "Sampling",
     "Stream",
     "TensorReport",
+    "Tensors",
     "Timings",
     "TokenLogprob",
     "Tokenizer",
@@ -104,10 +113,13 @@ __all__ = [
     "Usage",
     "bench",
     "compare",
+    "convert_model",
     "cpu_info",
+    "export_model",
     "inspect",
     "load",
     "quantize_model",
+    "read_tensors",
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "docs/python.md"]
+PAGES = ["README.md", "docs/python.md", "docs/files.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -41,11 +41,22 @@ def run(line: str) -> str:
     return done.stdout
 
 
-def test_commands(folder: Path) -> None:
-    lines = [line for block in blocks("README.md", "sh") for line in block.splitlines() if line]
+def commands(page: str) -> dict[str, str]:
+    """Every command of a page with what it prints."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines() if line]
     assert len(lines) >= 6
     outputs = {line: run(line) for line in lines}
     assert all(outputs.values())
+    return outputs
+
+
+def test_commands_of_the_files_page(folder: Path) -> None:
+    commands("docs/files.md")
+    assert (folder / "story-folder" / "config.json").exists()
+
+
+def test_commands(folder: Path) -> None:
+    commands("README.md")
     embedded = ROOT / "llmq" / "data" / "storyteller-Q4_K_M.gguf"
     assert (folder / "story.gguf").read_bytes() == embedded.read_bytes(), "run `make embedded`"
 

@@ -46,7 +46,8 @@ def test_any_part_opens_the_model(given: int, whole: Path, tmp_path: Path) -> No
     quantize_model(whole, tmp_path / "m.gguf", "COPY", split_max_tensors=12)
     path = tmp_path / f"m-0000{given}-of-00003.gguf"
     with open_checkpoint(whole) as one, open_checkpoint(path) as split:
-        assert split.metadata == one.metadata | {"general.quantization_version": 2} and sorted(split.tensors) == sorted(one.tensors)
+        assert split.metadata == one.metadata | {"general.quantization_version": 2}
+        assert sorted(split.tensors) == sorted(one.tensors)
         for name, item in one.tensors.items():
             assert np.array_equal(item.raw(), split.tensors[name].raw())
     assert llmq.inspect(path).format == "GGUF in 3 parts"

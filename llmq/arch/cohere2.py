@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from llmq.arch.cohere import Cohere
@@ -14,6 +15,7 @@ __all__ = ["FAMILY"]
 class Cohere2(Cohere):
     name = "cohere2"
     hf_model_types = ("cohere2",)
+    hf_classes: Mapping[str, str] = {"cohere2": "Cohere2ForCausalLM"}
     slides = 4
 
     def hparams(self, f: Fields) -> HParams:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from llmq.arch.fields import Fields
+from llmq.arch.fields import Fields, shortest
+from llmq.arch.hf_names import DECODER
 from llmq.arch.hparams import MAX_LAYERS, HParams, read_hparams
-from llmq.arch.rope import hf_rope_metadata
+from llmq.arch.rope import hf_rope_metadata, hf_rope_scaling
 from llmq.errors import UnsupportedError, quoted
-from llmq.formats.checkpoint import MetaValue
+from llmq.formats.checkpoint import MetaValue, Tensor
 from llmq.graph.builder import Graph, Value
 
 __all__ = ["Family", "Transform"]
@@ -35,7 +36,9 @@ class Family:
     `read_hparams`. About config.json: hf_model_types, the
     `model_type`s that it covers; hf_defaults, what transformers assumes for keys that are left out; hf_requires, keys that
     may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the feed-forward in widths
-    of the model when it is left out."""
+    of the model when it is left out. For the way back to a folder: hf_classes, the classes of transformers by
+    model_type, hf_tensor_names (llmq.arch.hf_names), hf_numbers, keys of GGUF that are the same number under a name of
+    config.json, and hf_biases, what config.json calls that a tensor is there."""
 
     name: str
     hf_model_types: tuple[str, ...]
@@ -43,6 +46,10 @@ class Family:
     slides = 0
     hf_rotary = True
     hf_ff_ratio = 0
+    hf_classes: Mapping[str, str] = {}
+    hf_tensor_names: Mapping[str, str] = DECODER
+    hf_numbers: Mapping[str, str] = {}
+    hf_biases: Mapping[str, str] = {"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"}
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish")}
     ignored: tuple[str, ...] = (".attn_rot_embd", ".rotary_emb.inv_freq")
 
@@ -87,6 +94,44 @@ class Family:
             out |= {f"{p}attention.key_length": head_dim, f"{p}attention.value_length": head_dim}
         out |= _hf_window(f, p, self.slides)
         return out | self.hf_more(f)
+
+    @property
+    def hf_class(self) -> str:
+        """The class of transformers for the model_type that `hf_config` gives; "" when there is no way back to a folder."""
+        return self.hf_classes.get(self.hf_model_types[0], "")
+
+    def hf_config(self, f: Fields, tensors: Mapping[str, Tensor]) -> dict[str, object]:
+        """The config.json of a GGUF, as far as the family decides it: the inverse of `hf_metadata`; `f` reads the keys of
+        `{name}.`. UnsupportedError for what config.json cannot say."""
+        hp = self.hparams(f)
+        out: dict[str, object] = {
+            "architectures": [self.hf_class],
+            "model_type": self.hf_model_types[0],
+            **{key: allowed[0] for key, allowed in self.hf_requires.items()},
+            "vocab_size": hp.n_vocab,
+            "num_hidden_layers": hp.n_layer,
+            "hidden_size": hp.n_embd,
+            "intermediate_size": hp.n_ff,
+            "num_attention_heads": hp.n_head,
+            "num_key_value_heads": hp.n_head_kv,
+            "max_position_embeddings": hp.n_ctx_train,
+            "rms_norm_eps" if f.has("attention.layer_norm_rms_epsilon") else "layer_norm_eps": shortest(hp.eps),
+            "tie_word_embeddings": "output.weight" not in tensors,
+            **hf_rope_scaling(f, hp.head_dim, hp.n_ctx_train),
+            **{name: shortest(f.number(key, zero=True)) for key, name in self.hf_numbers.items() if f.has(key)},
+            **{name: bias in tensors for bias, name in self.hf_biases.items()},
+        }
+        if f.has("attention.key_length") or "head_dim" in self.hf_defaults:
+            out["head_dim"] = hp.head_dim
+        if f.has("use_parallel_residual"):
+            out["use_parallel_residual"] = hp.parallel
+        if any(hp.windows):
+            out["sliding_window"] = max(hp.windows)
+            if "use_sliding_window" in self.hf_defaults:
+                out["use_sliding_window"] = True
+            if self.slides or not all(hp.windows):
+                out["layer_types"] = ["sliding_attention" if window else "full_attention" for window in hp.windows]
+        return out
 
     def hf_n_layer(self, config: Mapping[str, object], path: str | None = None) -> int:
         """How many blocks a config.json announces."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError, quoted
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "shortest"]
 
 _T = TypeVar("_T")
 
@@ -117,3 +117,8 @@ class Fields:
         if default is None:
             raise self.error(names[0], "missing")
         return default
+
+
+def shortest(value: float) -> float:
+    """The float with the fewest digits that float32 rounds to the same number: 1e-05 for 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

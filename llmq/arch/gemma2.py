@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 from llmq.arch.blocks import attention, decoder, gated
 from llmq.arch.fields import Fields
 from llmq.arch.gemma import Gemma
+from llmq.arch.hf_names import POST_NORMS
 from llmq.arch.hparams import HParams
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
@@ -20,6 +22,9 @@ LAYERS_OF_27B = 46
 class Gemma2(Gemma):
     name = "gemma2"
     hf_model_types = ("gemma2",)
+    hf_classes: Mapping[str, str] = {"gemma2": "Gemma2ForCausalLM"}
+    hf_tensor_names = POST_NORMS
+    hf_numbers: Mapping[str, str] = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
     slides = 2
 
     def hparams(self, f: Fields) -> HParams:

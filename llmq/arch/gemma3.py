@@ -3,12 +3,14 @@ RoPE base of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 from llmq.arch.blocks import attention, decoder, gated
 from llmq.arch.fields import Fields
 from llmq.arch.gemma import Gemma
+from llmq.arch.hf_names import POST_NORMS
 from llmq.arch.hparams import HParams
 from llmq.arch.rope import Rope, hf_rope
 from llmq.errors import UnsupportedError
@@ -23,6 +25,12 @@ LAYERS_OF_27B = 62
 class Gemma3(Gemma):
     name = "gemma3"
     hf_model_types = ("gemma3_text",)
+    hf_classes: Mapping[str, str] = {"gemma3_text": "Gemma3ForCausalLM"}
+    hf_tensor_names = POST_NORMS
+    hf_numbers: Mapping[str, str] = {
+        "rope.freq_base_swa": "rope_local_base_freq",
+        **{name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")},
+    }
     slides = 6
 
     def hparams(self, f: Fields) -> HParams:

@@ -15,8 +15,9 @@ from llmq.arch.family import Family, Transform
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams
 from llmq.arch.layouts import neighbours
-from llmq.arch.rope import hf_rope, llama3_factors
-from llmq.formats.checkpoint import MetaValue
+from llmq.arch.rope import hf_rope, llama3_factors, llama3_scaling
+from llmq.errors import UnsupportedError
+from llmq.formats.checkpoint import MetaValue, Tensor
 from llmq.graph.builder import Graph, Value
 
 __all__ = ["FAMILY", "Llama"]
@@ -25,6 +26,7 @@ __all__ = ["FAMILY", "Llama"]
 class Llama(Family):
     name = "llama"
     hf_model_types: tuple[str, ...] = ("llama", "mistral", "Yi")
+    hf_classes: Mapping[str, str] = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 
     def build(self, g: Graph, hp: HParams) -> Value:
@@ -32,6 +34,17 @@ class Llama(Family):
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return {f"{self.name}.vocab_size": f.integer("vocab_size"), f"{self.name}.rope.dimension_count": _head_dim(f)}
+
+    def hf_config(self, f: Fields, tensors: Mapping[str, Tensor]) -> dict[str, object]:
+        out = super().hf_config(f, tensors)
+        if "rope_freqs.weight" in tensors:
+            scaling = llama3_scaling(tensors["rope_freqs.weight"].numpy(), f.number("rope.freq_base", default=10000.0))
+            if scaling is None:
+                raise UnsupportedError("rope_freqs.weight holds no factors that config.json has a name for", path=f.path)
+            out["rope_scaling"] = scaling
+        if self.name == "llama" and "sliding_window" in out:
+            out |= {"model_type": "mistral", "architectures": [self.hf_classes["mistral"]]}
+        return out
 
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         f = Fields(config)

@@ -15,6 +15,8 @@ __all__ = ["FAMILY"]
 class Qwen2(Family):
     name = "qwen2"
     hf_model_types = ("qwen2",)
+    hf_classes: Mapping[str, str] = {"qwen2": "Qwen2ForCausalLM"}
+    hf_biases: Mapping[str, str] = {}
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "use_sliding_window": False}
 
     def build(self, g: Graph, hp: HParams) -> Value:

@@ -16,6 +16,7 @@ __all__ = ["FAMILY"]
 class Qwen3(Family):
     name = "qwen3"
     hf_model_types = ("qwen3",)
+    hf_classes: Mapping[str, str] = {"qwen3": "Qwen3ForCausalLM"}
     hf_defaults: Mapping[str, object] = {
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 32768,

@@ -23,10 +23,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from llmq.arch.fields import Fields
+from llmq.arch.fields import Fields, shortest
 from llmq.errors import UnsupportedError, quoted
 
-__all__ = ["Rope", "hf_rope", "llama3_factors", "read_rope", "yarn_scale"]
+__all__ = [
+    "Rope",
+    "hf_rope",
+    "hf_rope_metadata",
+    "hf_rope_scaling",
+    "llama3_factors",
+    "llama3_scaling",
+    "read_rope",
+    "yarn_scale",
+]
 
 
 @dataclass(frozen=True)
@@ -172,3 +181,39 @@ def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int, head_dim: in
     if rope.has("rope_theta"):
         out[f"{prefix}rope.freq_base"] = rope.number("rope_theta")
     return out
+
+
+def hf_rope_scaling(f: Fields, head_dim: int, n_ctx_train: int) -> dict[str, object]:
+    """The keys of config.json for the scheme that GGUF metadata asks for, as transformers 4 and 5 both read them: the inverse
+    of `hf_rope_metadata`. What comes as tensors (llama3, longrope) is the family's."""
+    rope = read_rope(f, head_dim, n_ctx_train)
+    out: dict[str, object] = {"rope_theta": shortest(rope.base)}
+    if rope.dims != head_dim:
+        out["partial_rotary_factor"] = rope.dims / head_dim
+    if rope.scaling in ("linear", "dynamic", "yarn"):
+        scaling: dict[str, object] = {"rope_type": rope.scaling, "factor": shortest(rope.factor)}
+        if rope.scaling == "yarn":
+            scaling["original_max_position_embeddings"] = rope.original_context
+            if rope.attn_factor != 1:
+                scaling["attention_factor"] = shortest(rope.scale)
+            for name, value in (("beta_fast", rope.beta_fast), ("beta_slow", rope.beta_slow)):
+                if f.has(f"rope.scaling.yarn_{name}"):
+                    scaling[name] = shortest(value)
+        out["rope_scaling"] = scaling
+    return out
+
+
+def llama3_scaling(factors: npt.NDArray[np.float32], base: float) -> dict[str, object] | None:
+    """The `rope_scaling` of config.json whose `llama3_factors` these are, as the published models have it, or None."""
+    factor = shortest(float(factors.max()))
+    for original in (2**n for n in range(3, 21)):
+        made = llama3_factors(base, 2 * len(factors), factor=factor, low=1.0, high=4.0, original_context=original)
+        if np.allclose(made, factors, rtol=1e-5):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": original,
+            }
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from llmq.arch.fields import Fields
@@ -16,6 +17,7 @@ __all__ = ["FAMILY"]
 class SmolLM3(Llama):
     name = "smollm3"
     hf_model_types = ("smollm3",)
+    hf_classes: Mapping[str, str] = {"smollm3": "SmolLM3ForCausalLM"}
 
     def hparams(self, f: Fields) -> HParams:
         hp = super().hparams(f)

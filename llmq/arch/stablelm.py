@@ -17,6 +17,8 @@ __all__ = ["FAMILY"]
 class StableLM(Family):
     name = "stablelm"
     hf_model_types = ("stablelm",)
+    hf_classes: Mapping[str, str] = {"stablelm": "StableLmForCausalLM"}
+    hf_biases: Mapping[str, str] = {"blk.0.attn_q.bias": "use_qkv_bias"}
     hf_defaults: Mapping[str, object] = {
         "layer_norm_eps": 1e-5,
         "partial_rotary_factor": 0.25,

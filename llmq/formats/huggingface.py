@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +29,18 @@ from llmq.quant.types import QuantType
 if TYPE_CHECKING:
     from llmq.arch.family import Family
 
-__all__ = ["is_folder", "open_folder", "tensor_order"]
+__all__ = ["SAMPLING_HINTS", "gguf_names", "is_folder", "open_folder", "tensor_order"]
 
 _MAX_CONFIG = 16 << 20
-_FLOATS = {"F64": QuantType.F32, "F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16}  # what each becomes
+_FLOATS = {  # what each becomes; F16 has every value of both kinds of 8 bits
+    "F64": QuantType.F32, "F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16,
+    "F8_E4M3": QuantType.F16, "F8_E5M2": QuantType.F16,
+}  # fmt: skip
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7, "MXFP4": 38}  # general.file_type
 _QUANTIZATION_VERSION = 2
 _ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$")
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's, AutoAWQ's
-_SAMPLING = {  # generation_config.json: GGUF key
+SAMPLING_HINTS = {  # generation_config.json: GGUF key after general.sampling.
     "temperature": ("temp", float),
     "top_k": ("top_k", int),
     "top_p": ("top_p", float),
@@ -102,22 +105,27 @@ def _quantization(config: Mapping[str, Any], folder: Path) -> Mapping[str, objec
     return None if path is None else read_json(path, _MAX_CONFIG)
 
 
-def _gguf_tensors(
-    weights: Mapping[str, StoredTensor | PackedWeight], family: Family, config: Mapping[str, Any], folder: Path
-) -> dict[str, Tensor]:
+def gguf_names(family: Family, config: Mapping[str, object], path: str) -> Callable[[str], str | None]:
+    """What GGUF calls a tensor of transformers ("model.norm.weight"); None for one that the model does not have."""
     from gguf.constants import MODEL_ARCH_NAMES  # noqa: PLC0415 - slow to import, and only folders need it
     from gguf.tensor_mapping import get_tensor_name_map  # noqa: PLC0415
 
     arch = next((arch for arch, name in MODEL_ARCH_NAMES.items() if name == family.name), None)
+    if arch is None:
+        return lambda name: family.hf_names(name, config)
+    names = get_tensor_name_map(arch, family.hf_n_layer(config, path))
+    return lambda name: names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
+
+
+def _gguf_tensors(
+    weights: Mapping[str, StoredTensor | PackedWeight], family: Family, config: Mapping[str, Any], folder: Path
+) -> dict[str, Tensor]:
     n_layer = family.hf_n_layer(config, str(folder / "config.json"))
-    names = get_tensor_name_map(arch, n_layer) if arch is not None else None
+    known = gguf_names(family, config, str(folder / "config.json"))
     tied = config.get("tie_word_embeddings") is True
     found: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if names is None:
-            gguf_name = family.hf_names(name, config)
-        else:
-            gguf_name = names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
+        gguf_name = known(name)
         if (
             family.hf_drops(name, config)
             or (gguf_name or "").endswith(family.ignored)
@@ -148,7 +156,7 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
     path = str(stored.source.path)
     if stored.dtype not in _FLOATS:
         raise UnsupportedError(
-            f"tensor {quoted(stored.name)} is {stored.dtype}; F32, F16, BF16 and F64 weights are supported",
+            f"tensor {quoted(stored.name)} is {stored.dtype}; weights are {', '.join(_FLOATS)}",
             path=path,
             offset=stored.offset,
         )
@@ -164,7 +172,8 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
     if skipped >= shape[0]:
         raise FormatError(f"tensor {quoted(stored.name)} has {shape[0]} rows; more than {skipped} expected", path=path)
     shape = (shape[0] - skipped, *shape[1:])
-    plain = transform is None and stored.dtype != "F64" and not as_f32 and not transposed and not skipped
+    as_stored = stored.dtype == qtype.name and not as_f32
+    plain = transform is None and as_stored and not transposed and not skipped
 
     if plain and stored.strides is None:
         read = partial(stored.source.view, stored.offset, stored.nbytes)
@@ -172,10 +181,8 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
 
     def rearranged() -> npt.NDArray[np.uint8]:
         values = stored.array()
-        if stored.dtype == "F64":
-            values = values.astype(np.float32)
-        elif as_f32:
-            values = _widen(values, qtype)
+        if not as_stored:
+            values = stored.values().astype(np.float32 if as_f32 or qtype is QuantType.F32 else np.float16, copy=False)
         values = (values.T if transposed else values)[skipped:]
         values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.release()
@@ -197,12 +204,6 @@ def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str
     return Tensor(
         name, weight.shape, qtype, partial(rows.blocks, qtype, 0, weight.shape[0]), weight.path, weight.offset, packed=rows
     )
-
-
-def _widen(values: npt.NDArray[np.generic], qtype: QuantType) -> npt.NDArray[np.generic]:
-    from llmq.quant.rows import dequantize  # noqa: PLC0415 - keeps the formats importable without the codecs
-
-    return dequantize(np.ascontiguousarray(values).reshape(-1).view(np.uint8), qtype, values.shape)
 
 
 def _computed(name: str, values: npt.NDArray[np.float32], folder: Path) -> Tensor:
@@ -275,7 +276,7 @@ def _sampling_hints(folder: Path) -> dict[str, MetaValue]:
         return {}
     config = read_json(path, _MAX_CONFIG)
     hints: dict[str, MetaValue] = {}
-    for name, (key, convert) in _SAMPLING.items():
+    for name, (key, convert) in SAMPLING_HINTS.items():
         value = config.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**31:
             hints[f"general.sampling.{key}"] = convert(value)

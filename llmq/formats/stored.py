@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from llmq.formats.small_floats import EIGHT_BITS
 from llmq.formats.source import Source
 
 __all__ = ["DTYPES", "Opened", "StoredTensor"]
@@ -43,6 +45,15 @@ class StoredTensor:
             return flat.reshape(self.shape)
         steps = [step * self.item for step in self.strides]
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+
+    def values(self, index: Any = ()) -> npt.NDArray[np.generic]:
+        """The elements (those at `index`) as numbers: floats of fewer than 32 bits as float32, others as they are stored."""
+        stored: npt.NDArray[Any] = self.array()[index]
+        if self.dtype in EIGHT_BITS:
+            stored = EIGHT_BITS[self.dtype][stored]
+        if self.dtype == "BF16":
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(np.float32) if self.dtype == "F16" else stored
 
     def release(self) -> None:
         """Give back the memory of the mapped bytes."""

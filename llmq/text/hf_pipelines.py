@@ -19,7 +19,7 @@ from llmq import _text
 from llmq.errors import FormatError, UnsupportedError
 from llmq.formats.checkpoint import MetaValue
 
-__all__ = ["recognize_bpe", "recognize_spm", "recognize_unigram", "recognize_wordpiece"]
+__all__ = ["bpe_pre_tokenizers", "recognize_bpe", "recognize_spm", "recognize_unigram", "recognize_wordpiece", "spm_pipelines"]
 
 # Pre-tokenizers as their steps: "split BEHAVIOR REGEX", "bytes" (the byte alphabet alone), "gpt-2 words" (ByteLevel with its
 # built-in expression), "digits" and "digit runs". The expressions are compared as text, never compiled; several ways to write
@@ -111,6 +111,53 @@ def recognize_bpe(source: Mapping[str, Any], *, ignore_merges: bool, path: Path)
     name = max(names, key=lambda name: sum(usual[name][key] == value for key, value in wanted.items()))
     metadata: dict[str, MetaValue] = {"tokenizer.ggml.pre": name}
     return metadata | {f"tokenizer.llmq.{key}": value for key, value in wanted.items() if usual[name][key] != value}
+
+
+def bpe_pre_tokenizers(name: str) -> list[dict[str, Any]]:
+    """The pre-tokenizers of tokenizer.json that `recognize_bpe` may know by this name, the usual one first."""
+    return [
+        {"type": "Sequence", "pretokenizers": [_json_of_step(step) for step in steps]}
+        for known, steps in _STEPS
+        if known == name
+    ]
+
+
+def _json_of_step(step: str) -> dict[str, Any]:
+    """The inverse of `_pre_steps`."""
+    kind, _, rest = step.partition(" ")
+    if kind == "split":
+        return {"type": "Split", "pattern": {"Regex": rest.removeprefix("isolated ")}, "behavior": "Isolated", "invert": False}
+    if kind in ("digits", "digit"):
+        return {"type": "Digits", "individual_digits": kind == "digits"}
+    if kind == "punctuation":
+        return {"type": "Punctuation", "behavior": rest.capitalize()}
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": step == "gpt-2 words"}
+
+
+def spm_pipelines() -> list[dict[str, Any]]:
+    """The pipelines that `recognize_spm` knows: normalizer, pre_tokenizer and decoder of tokenizer.json."""
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    prepend = {"type": "Prepend", "prepend": "\u2581"}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "split": False}
+    decoders = [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    rows: list[tuple[Any, Any]] = [
+        ({"type": "Sequence", "normalizers": [prepend, replace]}, None),
+        (replace, None),
+        *((None, metaspace | {"prepend_scheme": scheme}) for scheme in ("first", "always")),
+    ]
+    return [
+        {
+            "normalizer": normalizer,
+            "pre_tokenizer": pre,
+            "decoder": {"type": "Sequence", "decoders": [*decoders, strip] if normalizer is not replace else decoders},
+        }
+        for normalizer, pre in rows
+    ]
 
 
 def recognize_spm(source: Mapping[str, Any], model: Mapping[str, Any], *, path: Path) -> dict[str, MetaValue]:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError, quoted
 from llmq.formats.packed.weight import PackedWeight
-from llmq.formats.small_floats import EIGHT_BITS
 from llmq.formats.stored import StoredTensor
 
 __all__ = ["FLOATS", "Parts", "Unpacker", "elements", "floats"]
@@ -98,14 +97,7 @@ def elements(tensor: StoredTensor) -> npt.NDArray[Any]:
 
 def floats(tensor: StoredTensor, index: Any = ()) -> npt.NDArray[np.float32]:
     """Elements of a float tensor as float32. FormatError when one is NaN or infinite."""
-    stored = elements(tensor)[index]
-    values: npt.NDArray[np.float32]
-    if tensor.dtype in EIGHT_BITS:
-        values = EIGHT_BITS[tensor.dtype][stored]
-    elif tensor.dtype == "BF16":
-        values = (stored.astype(np.uint32) << 16).view(np.float32)
-    else:
-        values = stored.astype(np.float32)
+    values: npt.NDArray[np.float32] = tensor.values(index).astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise FormatError(f"tensor {quoted(tensor.name)} holds NaN or infinity", path=tensor.source.path, offset=tensor.offset)
     return values
