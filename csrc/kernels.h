@@ -20,7 +20,9 @@ static inline int llmq_lo_bits(int stored) { return stored == 3 ? 2 : stored == 
 static inline int llmq_hi_bits(int stored) { return stored - llmq_lo_bits(stored); }
 
 /* The d plane: bytes of a scale of that kind, and scale number i. */
-static inline int llmq_scale_bytes(int scale) { return scale == LLMQ_SCALE_F16 ? 2 : scale == LLMQ_SCALE_F32 ? 4 : 1; }
+static inline int llmq_scale_bytes(int scale) {
+    return scale == LLMQ_SCALE_F16 ? 2 : scale == LLMQ_SCALE_F32 ? 4 : scale == LLMQ_SCALE_E8M0 ? 1 : 0;
+}
 float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i);
 
 /* ---- activations -------------------------------------------------------------------------------------------------------- */

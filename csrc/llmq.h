@@ -52,6 +52,7 @@ enum llmq_scale {
     LLMQ_SCALE_F16,                 /* binary16 */
     LLMQ_SCALE_F32,                 /* float32, for scales that are not binary16 numbers */
     LLMQ_SCALE_E8M0,                /* powers of two from 2^-128 to 2^127, one byte each */
+    LLMQ_SCALE_E4M3,                /* d is 1; instead sc holds codes of the numbers that llmq_e4m3_to_f32 gives (formats/half.h) */
 };
 
 typedef struct llmq_codec {

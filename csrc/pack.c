@@ -9,7 +9,7 @@
  *     lo    uint32 [k/4 / per][16]   per = 8 / bits quads share a word: quad per*i + t of a row in bits t*bits.. of each byte of word i
  *                                    (8 bits: one quad; 4 bits: 2, even quad in the low nibbles; 2 bits: 4)
  *     hi    the same for the bits above: 1 bit (3- and 5-bit types: 8 quads a word) or 2 bits (6-bit types)
- *     sc    int8   [k/group][16]     types whose groups have scales of their own
+ *     sc    int8   [k/group][16]     types whose groups have scales of their own, integers or codes (enum llmq_scale)
  *     m     uint8  [k/group][16]     those with minima
  *     d     [k/block][16]            binary16, or what the codec's enum llmq_scale says
  *     dmin  binary16 [k/block][16]   types with a minimum
@@ -22,7 +22,7 @@
  * says, dmin in binary16. */
 #include <string.h>
 
-#include "formats/half.h"
+#include "formats/codec.h"
 #include "kernels.h"
 
 static int64_t round_up(int64_t x, int64_t to) {
@@ -89,6 +89,7 @@ static void places_of_levels(const llmq_codec *codec, uint8_t *q) {
 float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i) {
     uint16_t h;
     float d;
+    if (scale == LLMQ_SCALE_E4M3) return 1;
     if (scale == LLMQ_SCALE_E8M0) return llmq_e8m0_to_f32(plane[i]);
     if (scale == LLMQ_SCALE_F32) {
         memcpy(&d, plane + 4 * i, 4);
@@ -102,7 +103,7 @@ static void put_scale(uint8_t *plane, int scale, int64_t i, float d) {
     const uint16_t h = llmq_f32_to_f16(d);
     if (scale == LLMQ_SCALE_E8M0) plane[i] = llmq_f32_to_e8m0(d);
     else if (scale == LLMQ_SCALE_F32) memcpy(plane + 4 * i, &d, 4);
-    else memcpy(plane + 2 * i, &h, 2);
+    else if (scale == LLMQ_SCALE_F16) memcpy(plane + 2 * i, &h, 2);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------------------------ */
@@ -196,8 +197,8 @@ void llmq_packed_row(const llmq_packed *w, int64_t expert, int64_t row, float *d
         const int place = (int)(q >> (i % 4 * 8) & 255);
         const int level = codec->codebook ? codec->codebook[place] : codec->bits == 8 ? (int8_t)place : place - codec->off;
         const float d = llmq_plane_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, b * LLMQ_STRIP + r);
-        const int sc = codec->has_scales ? (int8_t)strip[w->plane[LLMQ_PLANE_SC] + g * LLMQ_STRIP + r] : 1;
-        float value = d * (float)sc * (float)level;
+        const int8_t *sc = (const int8_t *)strip + w->plane[LLMQ_PLANE_SC] + g * LLMQ_STRIP + r;
+        float value = d * (codec->has_scales ? llmq_group_scale(codec, *sc) : 1) * (float)level;
         if (codec->has_min) {
             const int m = codec->has_scales ? strip[w->plane[LLMQ_PLANE_M] + g * LLMQ_STRIP + r] : 1;
             value -= llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, b * LLMQ_STRIP + r) * (float)m;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,9 +33,24 @@ def scale_offsets(qtype: QuantType) -> list[int]:
     return found
 
 
-def exponent_offsets(qtype: QuantType) -> list[int]:
-    """Where a block of the type has a scale that is a power of two with a byte as exponent."""
-    return [0] if qtype.name == "MXFP4" else []
+@dataclass(frozen=True)
+class ByteScales:
+    """Scales of one byte: where they are in a block, a range of moderate ones, extreme ones, and codes that are no numbers."""
+
+    at: tuple[int, ...] = ()
+    moderate: tuple[int, int] = (0, 0)
+    extreme: tuple[int, ...] = ()
+    bad: tuple[int, ...] = ()
+
+
+BYTE_SCALES = {
+    "MXFP4": ByteScales((0,), (118, 130), (0, 1, 252), (253, 255)),
+    "NVFP4": ByteScales((0, 1, 2, 3), (1, 100), (0, 0x7E, 0x80, 0xFE), (0x7F, 0xFF)),
+}
+
+
+def byte_scales(qtype: QuantType) -> ByteScales:
+    return BYTE_SCALES.get(qtype.name, ByteScales())
 
 
 def random_blocks(qtype: QuantType, n: int) -> np.ndarray:

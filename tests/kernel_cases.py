@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from codec_cases import exponent_offsets, scale_offsets
+from codec_cases import byte_scales, scale_offsets
 
 from llmq import _native
 from llmq.quant.types import QuantType
@@ -31,8 +31,8 @@ def random_rows(qtype: QuantType, n: int, k: int, seed: int = 0) -> np.ndarray:
     for at in scale_offsets(qtype):
         scales = (rng.choice([-1, 1], len(blocks)) * 2 ** rng.uniform(-10, 2, len(blocks))).astype(np.float16)
         blocks[:, at : at + 2] = scales[:, None].view(np.uint8)
-    for at in exponent_offsets(qtype):
-        blocks[:, at] = rng.integers(118, 130, len(blocks))
+    for at in byte_scales(qtype).at:
+        blocks[:, at] = rng.integers(*byte_scales(qtype).moderate, len(blocks))
     return blocks.reshape(n, -1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from codec_cases import ROW, adversarial_rows, every_case, exponent_offsets, random_blocks, scale_offsets, storyteller_rows
+from codec_cases import ROW, adversarial_rows, byte_scales, every_case, random_blocks, scale_offsets, storyteller_rows
 
 from llmq import _native
 from llmq.quant import rows
@@ -72,7 +72,7 @@ def test_levels_are_the_weights(qtype: QuantType) -> None:
         assert_same(getattr(got, field), getattr(want, field))
     blocks = blocks[:1024][rows_are_finite(blocks[:1024], qtype)]
     at = codec.levels(blocks)
-    sc, m = (np.repeat(v.astype(np.float64), group, axis=1) for v in (at.sc, at.m))
+    sc, m = (np.repeat(v.astype(np.float64), group, axis=1) for v in (codec.scales(at.sc), at.m))
     scaled = at.d[:, None] * sc * (at.q.astype(np.float64) - off)
     weights = codec.dequantize(blocks)
     room = 2.0**-22 * (np.abs(scaled) + np.abs(at.dmin[:, None] * m)) + 1e-45
@@ -97,11 +97,12 @@ def test_check_finds_every_non_finite_scale(qtype: QuantType) -> None:
                 bad = good.copy()
                 bad[start : start + 2] = np.array([bits], np.uint16).view(np.uint8)
                 assert not _native.check_blocks(int(qtype), bad)
-    for at in exponent_offsets(qtype):
-        for exponent, finite in ((252, True), (253, False), (255, False)):
-            bad = good.copy()
-            bad[at + qtype.block_bytes] = exponent
-            assert _native.check_blocks(int(qtype), bad) == finite
+    scales = byte_scales(qtype)
+    for at in scales.at:
+        for code in (*scales.extreme, *scales.bad):
+            changed = good.copy()
+            changed[at + qtype.block_bytes] = code
+            assert _native.check_blocks(int(qtype), changed) == (code not in scales.bad)
 
 
 @each_type

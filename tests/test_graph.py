@@ -15,6 +15,7 @@ from llmq.arch import build_tape, families, family_of_config
 from llmq.engine.ops import OPS
 from llmq.engine.reference import ReferenceEngine
 from llmq.errors import FormatError, ModelClosedError, TapeError, UnsupportedArchError, UnsupportedError
+from llmq.formats.checkpoint import Checkpoint
 from llmq.graph import verify as verifier
 from llmq.graph.explain import explain, ops_markdown
 from llmq.graph.tape import ACTIVATIONS, ENCODE, HEAD, KINDS, OP_DTYPE, VALUE_DTYPE, Tape
@@ -206,6 +207,28 @@ def test_bad_frequency_factors_are_refused() -> None:
         model.tensors["rope_freqs.weight"] = tensor("rope_freqs.weight", np.array([1, 1, bad, 1, 1, 1], np.float32))
         with pytest.raises(FormatError, match="rope_freqs"):
             build_tape(model)
+
+
+def test_factors_of_tensors() -> None:
+    """X.scale beside X.weight multiplies the product, before a bias; powers of two leave every bit alone."""
+    def logits(model: Checkpoint) -> np.ndarray:
+        with ReferenceEngine(build_tape(model), model.tensors) as engine:
+            return engine.run(batch((engine.new_sequence(), 0, [1, 2, 3])))
+
+    shapes = {**llama_shapes(), "output.weight": (61, 48), "blk.0.attn_q.bias": (48,)}
+    plain, scaled = checkpoint(shapes=shapes), checkpoint(shapes=shapes)
+    for stem in ("output", "blk.0.attn_q", "blk.2.ffn_down"):
+        weight = scaled.tensors[f"{stem}.weight"]
+        scaled.tensors[weight.name] = tensor(weight.name, weight.numpy() * np.float32(0.25))
+        scaled.tensors[f"{stem}.scale"] = tensor(f"{stem}.scale", np.array([4.0]))
+        scaled.tensors[f"{stem}.input_scale"] = tensor(f"{stem}.input_scale", np.array([0.01]))
+    np.testing.assert_array_equal(logits(scaled), logits(plain))
+    for values, words in (([0.0], "above 0"), ([np.nan], "above 0"), ([1.0, 1.0], r"shape \(1,\)")):
+        scaled.tensors["blk.0.attn_q.scale"] = tensor("blk.0.attn_q.scale", np.array(values))
+        with pytest.raises(FormatError, match=rf"blk\.0\.attn_q\.scale.*{words}"):
+            build_tape(scaled)
+    with pytest.raises(UnsupportedError, match=r"does not know: 'blk\.0\.attn_norm\.scale'"):
+        build_tape(checkpoint(shapes={**shapes, "blk.0.attn_norm.scale": (1,)}))
 
 
 def test_unknown_architectures_name_the_nearest() -> None:

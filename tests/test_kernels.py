@@ -8,7 +8,7 @@ import mmap
 
 import numpy as np
 import pytest
-from codec_cases import exponent_offsets, scale_offsets
+from codec_cases import byte_scales, scale_offsets
 from kernel_cases import FLOATS, TYPES, each_float, each_quantized, each_type, level, packed, random_rows  # noqa: F401
 
 from llmq import _native
@@ -90,7 +90,7 @@ def test_saturation(qtype: QuantType, level: str) -> None:  # noqa: F811
     fills = np.array([0x00, 0xFF, 0x7F, 0x80, 0x0F, 0xF0, 0x77, 0x88, 0x3F, 0x55, 0xAA], np.uint8)
     rows = random_rows(qtype, len(fills), k)
     blocks = rows.reshape(len(fills), -1, qtype.block_bytes)
-    kept = [at + i for at in scale_offsets(qtype) for i in (0, 1)] + exponent_offsets(qtype)  # the finite scales of random_rows
+    kept = [*byte_scales(qtype).at, *(at + i for at in scale_offsets(qtype) for i in (0, 1))]  # random_rows' finite scales
     others = [at for at in range(qtype.block_bytes) if at not in kept]
     blocks[..., others] = fills[:, None, None]
     column = np.arange(k)

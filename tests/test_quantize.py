@@ -63,7 +63,7 @@ def by_role(types: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("model", GOLDEN)
-@pytest.mark.parametrize("recipe", HERE, ids=lambda r: r.name)
+@pytest.mark.parametrize("recipe", [r for r in HERE if r.name != "NVFP4"], ids=lambda r: r.name)  # not in llama-quantize's list
 def test_recipes_choose_as_llama_quantize(model: str, recipe: object) -> None:
     golden = GOLDEN[model]
     given = dict(golden["model"])

@@ -66,6 +66,11 @@ static inline float llmq_power_below(float v) {
     return llmq_bits_f32(exponent < 0x7e800000u ? exponent : 0x7e800000u);
 }
 
+/* A group's scale as a number. */
+static inline float llmq_group_scale(const llmq_codec *codec, int8_t sc) {
+    return codec->scale == LLMQ_SCALE_E4M3 ? llmq_e4m3_to_f32((uint8_t)sc) : (float)sc;
+}
+
 /* What no quantize accepts: weights that are not finite, importances (when there are any) that are not finite or below 0. */
 static inline llmq_status llmq_refuse(const float *src, int64_t n, const float *weight) {
     if (!llmq_finite_f32(src, n) || (weight && !llmq_finite_f32(weight, n))) return LLMQ_ERR_NONFINITE;

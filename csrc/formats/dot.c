@@ -15,6 +15,8 @@
  *     t = d * (float) I;   t = t - dmin * (float) M                                         the second only for types with a minimum
  *     total += dx * t                                                                       runs ascending, total starts at 0
  *
+ * With E4M3 scales s_g, t is instead the sum, from 0 and ascending, of s_g * (float) I_g over the groups; each product is exact.
+ *
  * Bounds: |sc|, |q - off| <= 128 and |x| <= 127 for every type, so |I| <= 256 * 128 * 128 * 127 < 2^29; m <= 255, so
  * |M| <= 256 * 255 * 127 < 2^23. Neither can overflow, nor can any part of their sums.
  * F32, F16 and BF16 rows keep float32 activations: total += w[i] * x[i], i ascending, multiplication and addition rounded separately. */
@@ -41,13 +43,16 @@ void llmq_quantize_x8(const float *x, int64_t k, int32_t width, int8_t *q, float
 /* Columns [at, at + width) of a block: t above. q and sum are those of the columns. */
 static float dot_run(const llmq_codec *codec, const llmq_levels *w, int32_t at, int32_t width, const int8_t *q, const int16_t *sum) {
     int32_t whole = 0, least = 0;
+    float real = 0;
     for (int i = 0; i < width; i += 16) {
         const int g = (at + i) / codec->group;
-        int32_t products = 0;
+        int32_t products = -codec->off * sum[i / 16];
         for (int j = i; j < i + 16; j++) products += w->q[at + j] * q[j];
-        whole += w->sc[g] * (products - codec->off * sum[i / 16]);
+        whole += w->sc[g] * products;
+        if (codec->scale == LLMQ_SCALE_E4M3) real += llmq_group_scale(codec, w->sc[g]) * (float)products;
         least += w->m[g] * sum[i / 16];
     }
+    if (codec->scale == LLMQ_SCALE_E4M3) return real;
     const float t = w->d * (float)whole;
     return codec->has_min ? t - w->dmin * (float)least : t;
 }

@@ -66,4 +66,14 @@ static inline uint8_t llmq_f32_to_e8m0(float x) {
     return (uint8_t)(u < 0x00800000u ? u >> 22 : (u >> 23) + 1);
 }
 
+/* E4M3, the scales of NVFP4, halved; 7 bits, no sign: binary16 with a shorter exponent. */
+static inline float llmq_e4m3_to_f32(uint8_t code) {
+    return llmq_f16_to_f32((uint16_t)(code << 7)) * 128;
+}
+
+/* Of such a number. */
+static inline uint8_t llmq_f32_to_e4m3(float x) {
+    return (uint8_t)(llmq_f32_to_f16(x * 0x1p-7f) >> 7);
+}
+
 #endif

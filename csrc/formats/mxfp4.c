@@ -38,7 +38,7 @@ static void mxfp4_pack(const ss_fit *fit, int lane, uint8_t *block) {
 }
 
 static const ss_shape mxfp4_shape = {
-    .n = 32, .lo = -LLMQ_FP4_OFF, .codebook = llmq_fp4_levels, .scale = LLMQ_SCALE_E8M0, SS_FP4_STARTS,
+    .n = 32, .lo = -LLMQ_FP4_OFF, .codebook = llmq_fp4_levels, .scale = LLMQ_SCALE_E8M0, SS_MXFP4_STARTS,
 };
 
 static llmq_status mxfp4_quantize(const float *src, void *dst, int64_t n, const float *weight) {

@@ -10,9 +10,10 @@ typedef struct how {
 
 static uint8_t *pack_chunk(const void *p, const float *src, const float *weight, int64_t n, uint8_t *block) {
     const how *type = p;
+    const int parts = type->shape->parts ? type->shape->parts : 1;
     ss_fit fit;
     llmq_kernels_used()->scale_search(type->shape, src, weight, &fit);
-    for (int lane = 0; lane < n / type->shape->n; lane++, block += type->bytes) type->pack(&fit, lane, block);
+    for (int lane = 0; lane < n / type->shape->n; lane += parts, block += type->bytes) type->pack(&fit, lane, block);
     return block;
 }
 

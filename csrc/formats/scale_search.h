@@ -16,7 +16,8 @@ typedef struct ss_shape {
     float lo, hi;               /* the integer levels; of a codebook, what counts as level 0, and unused */
     const int8_t *codebook;     /* 16 ascending levels, or NULL */
     int32_t has_min;
-    int32_t scale;              /* enum llmq_scale: F16, or without a minimum and with levels of both signs E8M0 */
+    int32_t scale;              /* enum llmq_scale: F16, or without a minimum and with levels of both signs E8M0 and E4M3 */
+    int32_t parts;              /* of n weights, with a scale each, that make a block of the type; 0 is 1 */
     int32_t plain, starts;      /* how many starts are tried without and with importances, which make clipping pay */
     /* First guesses of the scale. Without a minimum: the level (not only an integer, not only within range) that the weight of
      * largest magnitude stands at. With one: how many steps the lowest level stands above the least weight, and the highest below
@@ -46,8 +47,10 @@ typedef struct ss_shape {
 #define SS_TERNARY_STARTS .plain = 16, .starts = 16, .start = { \
     {1}, {0.75f}, {1.25f}, {1.5f}, {1.7f}, {1.9f}, {2.1f}, {2.3f}, {2.6f}, {2.9f}, {3.3f}, {3.8f}, {4.5f}, {5.5f}, {7}, {10}}
 
-/* FP4 (formats/fp4.h): the first has the greatest weight below 16 / 12 of the highest level */
-#define SS_FP4_STARTS .plain = 5, .starts = 5, .start = {{8}, {4}, {2}, {16}, {32}}
+/* FP4 (formats/fp4.h). Powers of two: the first has the greatest weight below 16 / 12 of the highest level. */
+#define SS_MXFP4_STARTS .plain = 5, .starts = 5, .start = {{8}, {4}, {2}, {16}, {32}}
+#define SS_NVFP4_STARTS .plain = 16, .starts = 16, .start = { \
+    {12}, {11.5f}, {11}, {10.5f}, {12.5f}, {13}, {13.5f}, {8}, {7.5f}, {8.5f}, {6}, {6.5f}, {4}, {14}, {16}, {9}}
 
 /* For each of SS_LANES blocks: level[i], counted from lo, d and m. */
 typedef struct ss_fit {
@@ -60,7 +63,7 @@ typedef struct ss_fit {
 typedef void ss_body(const ss_shape *, const float *src, const float *weight, ss_fit *out);
 
 /* The quantize of a type: search, then pack each block of `bytes` from its lane of a fit. */
-typedef void ss_pack(const ss_fit *, int lane, uint8_t *block);
+typedef void ss_pack(const ss_fit *, int lane, uint8_t *block); /* lane: the first of the block's parts */
 llmq_status ss_quantize(const ss_shape *, ss_pack *, int32_t bytes, const float *src, void *dst, int64_t n, const float *weight);
 
 #endif

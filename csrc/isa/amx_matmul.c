@@ -64,12 +64,13 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *stri
     vi q[8];
     fetch(f, w, strip, s, 0, book_table(f, w), q);
     const int64_t block = s * RUN / f.block;
-    const vf d = block_scale(f, w, strip, block, 0);
+    const vf d = real_scales(f) ? v_fset(1) : block_scale(f, w, strip, block, 0);
 #pragma GCC unroll 2
     for (int part = 0; part < RUN / f.group; part++) {
         const int64_t group = (s * (RUN / f.group) + part) * LLMQ_STRIP;
         vf scale = d;
-        if (f.scales) scale = v_fmul(d, v_float(v_scales(0, strip + w->plane[LLMQ_PLANE_SC] + group)));
+        const uint8_t *sc = strip + w->plane[LLMQ_PLANE_SC] + group;
+        if (f.scales) scale = real_scales(f) ? v_e4m3(sc) : v_fmul(d, v_float(v_scales(0, sc)));
         vf base = v_fmul(scale, v_fset((float)-f.off));
         if (f.min) {
             vf least = v_halves(strip + w->plane[LLMQ_PLANE_DMIN] + block * 32);

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "formats/half.h"
+#include "formats/codec.h"
 #include "kernels.h"
 
 /* ---- activations -------------------------------------------------------------------------------------------------------- */
@@ -67,13 +67,16 @@ static float run_dot(const llmq_packed *w, const llmq_codec *codec, const uint8_
     const uint8_t *m = strip + w->plane[LLMQ_PLANE_M] + at / codec->group * LLMQ_STRIP + r;
     const int64_t number = at / codec->block * LLMQ_STRIP + r;
     int32_t whole = 0, least = 0;
+    float real = 0;
     for (int i = 0; i < width; i += 16) {
         const int group = i / codec->group * LLMQ_STRIP;
         int32_t products = 0;
         for (int j = i; j < i + 16; j++) products += level[j] * q[j];
         whole += codec->has_scales ? sc[group] * products : products;
+        if (codec->scale == LLMQ_SCALE_E4M3) real += llmq_group_scale(codec, sc[group]) * (float)products;
         if (codec->has_min) least += codec->has_scales ? m[group] * sum[i / 16] : sum[i / 16];
     }
+    if (codec->scale == LLMQ_SCALE_E4M3) return dx * real;
     const float t = llmq_plane_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, number) * (float)whole;
     if (!codec->has_min) return dx * t;
     return dx * (t - llmq_plane_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, number) * (float)least);

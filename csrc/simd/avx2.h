@@ -80,6 +80,13 @@ V_INLINE vf v_fmul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 V_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 V_INLINE vf v_float(vi a) { return _mm256_cvtepi32_ps(a); }
 V_INLINE vf v_halves(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+V_INLINE vi v_bits(vf a) { return _mm256_castps_si256(a); }
+V_INLINE vf v_real(vi a) { return _mm256_castsi256_ps(a); }
+/* E4M3, halved: binary16 with an exponent that is less by 8 */
+V_INLINE vf v_e4m3(const void *p) {
+    const __m128i halves = _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p)), 7);
+    return _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(128));
+}
 /* E8M0: 2^(byte - 128). 2^-127 is not a normal number, but half of one that is, and 2^-128 is half of 2^-127. */
 V_INLINE vf v_powers(const void *p) {
     const vi twice = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), 23);

@@ -40,10 +40,10 @@ V_INLINE vi v_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
 /* ---- sums of products ---------------------------------------------------------------------------------------------------- */
 
 #ifdef V_VNNI
-/* -off * (sum of x): sum, the run's two sums */
+/* -off * (sum of x): sum, the run's two sums; half, the split sums of the first 16 of the span (kernels.h) */
 V_INLINE vi v_dot_start(int wide, int off, int span, const uint8_t *sum, const uint8_t *half) {
-    (void)wide, (void)span, (void)half;
-    return _mm512_madd_epi16(v_quad(sum), _mm512_set1_epi16((short)-off));
+    (void)wide;
+    return _mm512_madd_epi16(v_quad(span == 32 ? sum : half), _mm512_set1_epi16((short)-off));
 }
 V_INLINE vi v_dot_step(int wide, vi acc, vi w, vi x) {
     (void)wide;
@@ -114,6 +114,13 @@ V_INLINE vf v_fmul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 V_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 V_INLINE vf v_float(vi a) { return _mm512_cvtepi32_ps(a); }
 V_INLINE vf v_halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+V_INLINE vi v_bits(vf a) { return _mm512_castps_si512(a); }
+V_INLINE vf v_real(vi a) { return _mm512_castsi512_ps(a); }
+/* E4M3, halved: binary16 with an exponent that is less by 8 */
+V_INLINE vf v_e4m3(const void *p) {
+    const __m256i halves = _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 7);
+    return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(128));
+}
 /* E8M0: 2^(byte - 128). 2^-127 is not a normal number, but half of one that is, and 2^-128 is half of 2^-127. */
 V_INLINE vf v_powers(const void *p) {
     const vi twice = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)), 23);

@@ -93,6 +93,12 @@ V_INLINE vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 V_INLINE vf v_float(vi a) { return vcvtq_f32_s32(a); }
 V_INLINE vf v_half4(uint16x4_t bits) { return vcvt_f32_f16(vreinterpret_f16_u16(bits)); }
 V_INLINE vf v_halves(const void *p) { return v_half4(vreinterpret_u16_u8(vld1_u8((const uint8_t *)p))); }
+V_INLINE vi v_bits(vf a) { return vreinterpretq_s32_f32(a); }
+V_INLINE vf v_real(vi a) { return vreinterpretq_f32_s32(a); }
+/* E4M3, halved: binary16 with an exponent that is less by 8 */
+V_INLINE vf v_e4m3(const void *p) {
+    return vmulq_n_f32(v_half4(vshl_n_u16(vget_low_u16(vmovl_u8(v_four(p))), 7)), 128);
+}
 /* 2^(e-128) of 4 bytes e, with 2^-128 for 0: half of the float with exponent e */
 V_INLINE vf v_powers(const void *p) {
     const vi twice = vshlq_n_s32(vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(v_four(p))))), 23);

@@ -195,8 +195,26 @@ class Graph:
         return self.emit("LAYERNORM", x.width, x, w0=w0, w1=w1, i=(group,), f=(eps,))
 
     def matmul(self, x: Value, weight: Param, bias: Param | None = None) -> Value:
-        """x . weightᵀ + bias; weight is (outputs, inputs)."""
-        return self.emit("MATMUL", weight.shape[0], x, w0=self.use(weight, "matmul"), w1=self.use(bias, "f32"))
+        """x . weightᵀ + bias; weight is (outputs, inputs). Where the file has a factor for the whole tensor (NAME.scale beside
+        NAME.weight, usual with NVFP4), the product is multiplied by it before the bias is added."""
+        factor = self._factor(weight)
+        if factor == 1.0:
+            return self.emit("MATMUL", weight.shape[0], x, w0=self.use(weight, "matmul"), w1=self.use(bias, "f32"))
+        product = self.emit("MATMUL", weight.shape[0], x, w0=self.use(weight, "matmul"))
+        scaled = self.scale(product, factor, label=self._stem(weight) + "scale")
+        return scaled if bias is None else self.add_bias(scaled, bias)
+
+    def _factor(self, weight: Param) -> float:
+        stem = self._stem(weight)
+        if not self.has(stem + "scale"):
+            return 1.0
+        if self.has(stem + "input_scale"):
+            self.positive(stem + "input_scale", (1,))  # for activations of 4 bits; ours have scales of their own
+        return float(self.positive(stem + "scale", (1,))[0])
+
+    def _stem(self, weight: Param) -> str:
+        """A weight's name in this scope without "weight"."""
+        return self.weights[weight.id].name.removeprefix(self._prefix).removesuffix("weight")
 
     def linear(self, x: Value, name: str, rows: int) -> Value:
         """`matmul` with name.weight (rows, x.width) and, when the file has it, name.bias."""

@@ -29,7 +29,7 @@ _HOMES = {
     "llmq.quant.legacy": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0",
     "llmq.quant.iq4": "IQ4_NL IQ4_XS",
     "llmq.quant.low": "TQ1_0 TQ2_0 Q1_0 Q2_0",
-    "llmq.quant.fp4": "MXFP4",
+    "llmq.quant.fp4": "MXFP4 NVFP4",
 }
 _registry: dict[QuantType, Codec] = {}
 
@@ -39,7 +39,7 @@ class Levels:
     """Quantized blocks as integers with scales; weight i is d * sc[i // group] * (q[i] - off) - dmin * m[i // group].
 
     q uint8 (n, block), sc int8 (n, groups), m uint8 (n, groups), d float32 (n,), dmin float32 (n,); types with one scale per
-    block have sc = 1, and m = 1 when they have a minimum (0 otherwise)."""
+    block have sc = 1, and m = 1 when they have a minimum (0 otherwise). sc may hold codes: `QuantizedCodec.scales`."""
 
     q: UInt8s
     sc: Int8s
@@ -77,10 +77,15 @@ class QuantizedCodec(Codec):
     off: ClassVar[int]
     group: ClassVar[int]
     has_min: ClassVar[bool] = False
+    real_scales: ClassVar[bool] = False  # sc holds codes, d is 1
 
     @abstractmethod
     def levels(self, blocks: UInt8s) -> Levels:
         """Blocks (n, bytes) as integers with scales."""
+
+    def scales(self, sc: Int8s) -> Floats:
+        """The numbers that sc of Levels stands for, of its shape."""
+        return sc.astype(np.float32)
 
     def dot(self, row: UInt8s, x: Floats) -> Floats:
         # The order of csrc/formats/dot.c: integers per run of columns with one scale, then float32, one rounding each.
@@ -92,7 +97,11 @@ class QuantizedCodec(Codec):
         sc, m = (np.repeat(v.astype(np.int32), self.group // 16, axis=1).reshape(n, runs, -1) for v in (levels.sc, levels.m))
         xs = total.reshape(1, runs, width // 16).astype(np.int32)
         products = (wide * q.reshape(1, runs, width // 16, 16).astype(np.int32)).sum(-1, dtype=np.int32)
-        whole = (sc * (products - self.off * xs)).sum(-1, dtype=np.int32).astype(np.float32)
+        products = products - self.off * xs
+        whole = (sc * products).sum(-1, dtype=np.int32).astype(np.float32)
+        if self.real_scales:
+            scale = np.repeat(self.scales(levels.sc), self.group // 16, axis=1).reshape(products.shape)
+            whole = np.add.accumulate(scale * products.astype(np.float32), axis=-1)[..., -1]  # in order
         least = (m * xs).sum(-1, dtype=np.int32).astype(np.float32)
         d, dmin = (np.repeat(v.reshape(n, -1), qtype.block // width, axis=1) for v in (levels.d, levels.dmin))
         out = np.zeros(n, np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 from llmq.quant.codecs import Floats
 from llmq.quant.floats import to_f16
 
-__all__ = ["divide", "half", "nearest", "power", "power_scale", "rounded", "total"]
+__all__ = ["divide", "e4m3", "half", "nearest", "power", "power_scale", "rounded", "total"]
 
 
 def total(terms: Iterable[Floats]) -> Floats:
@@ -49,6 +49,16 @@ def power(v: Floats) -> Floats:
 def half(a: Floats) -> Floats:
     """The nearest binary16 number, the largest finite one where a is beyond the range; never -0."""
     out: Floats = to_f16(a).astype(np.float32) + np.float32(0)
+    return out
+
+
+def e4m3(a: Floats) -> Floats:
+    """The number nearest to |a| that is a scale of NVFP4."""
+    a = np.minimum(np.abs(a), np.float32(224))
+    bits = a.view(np.uint32)
+    kept = (bits + np.uint32(0x7FFFF) + (bits >> np.uint32(20) & np.uint32(1)) & ~np.uint32(0xFFFFF)).view(np.float32)
+    tiny = (a + np.float32(12288)) - np.float32(12288)
+    out: Floats = np.where(a < np.float32(2.0**-7), tiny, kept)
     return out
 
 

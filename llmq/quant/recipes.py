@@ -136,6 +136,7 @@ _KEPT = re.compile(
 _FALLBACK = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0"), "Q4_0"),
+    "NVFP4": "MXFP4",
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
@@ -238,6 +239,7 @@ RECIPES = {recipe.name: recipe for recipe in (
           ("IQ2_XXS", 19, "IQ2_XXS", "Q2_K", "Q2_K", "IQ2_XXS"), ("IQ2_XS", 20, "IQ2_XS", "Q2_K", "Q2_K", "IQ2_XS"),
           ("IQ2_S", 28, "IQ2_XS", "IQ3_S", "IQ3_S", "IQ3_S"), ("IQ2_M", 29, "IQ2_S", "IQ3_S", "IQ3_S", "IQ3_S"))),
     Recipe("TQ1_0", 36, "TQ1_0", {_EMBD: [(always, "Q4_K")]}), Recipe("TQ2_0", 37, "TQ2_0", {_EMBD: [(always, "Q4_K")]}),
+    Recipe("NVFP4", 39, "NVFP4"),
     Recipe("MXFP4_MOE", 38, "Q8_0", {role: [(stacked, "MXFP4")] for role in (_DOWN, _GATE, _UP, _OTHER)}),
     Recipe("Q1_0", 40, "Q1_0"), Recipe("Q2_0", 41, "Q2_0", {_EMBD: [(always, "Q4_K")]}),
 )}

@@ -5,16 +5,19 @@ importances (weights per block, n blocks)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from llmq.quant.codecs import Floats, UInt8s
-from llmq.quant.lanes import divide, half, nearest, power, power_scale, total
+from llmq.quant.lanes import divide, e4m3, half, nearest, power, power_scale, total
 
-__all__ = ["EIGHT_BIT_STARTS", "FP4_STARTS", "IQ4_STARTS", "MIN_STARTS", "Shape", "search", "uniform_starts"]
+__all__ = ["EIGHT_BIT_STARTS", "IQ4_STARTS", "MIN_STARTS", "MXFP4_STARTS", "NVFP4_STARTS", "Shape", "search", "uniform_starts"]
 
 REFITS = 2
+# the largest magnitude that the least scale cannot hold
+_NOTHING = {"F16": np.float32(2.0**-25), "E8M0": np.float32(2.0**-126 - 2.0**-149), "E4M3": np.float32(2.0**-11)}
 MIN_STARTS = (
     *((0.0, 0.0), (-0.6, -0.6), (-0.6, -0.2), (-0.6, 0.2), (-0.6, 0.6), (-0.2, -0.6), (-0.2, -0.2), (-0.2, 0.2)),
     *((-0.2, 0.6), (0.2, -0.6), (0.2, -0.2), (0.2, 0.2), (0.2, 0.6), (0.6, -0.2), (0.6, 0.2), (0.6, 0.6)),
@@ -22,7 +25,8 @@ MIN_STARTS = (
     *((0.0, 1.0), (1.0, 0.0), (0.5, 1.0), (1.0, 0.5), (1.0, 1.0)),
 )
 IQ4_STARTS = (-127, -122, -117, -112, -132, -137, -142, -147, 113, 108, 103, 98, 118, 123, 128, 93)
-FP4_STARTS = (8, 4, 2, 16, 32)
+MXFP4_STARTS = (8, 4, 2, 16, 32)
+NVFP4_STARTS = (12, 11.5, 11, 10.5, 12.5, 13, 13.5, 8, 7.5, 8.5, 6, 6.5, 4, 14, 16, 9)
 EIGHT_BIT_STARTS = (
     *(127, 127.4, 126.6, 126.2, 125.8, 125.4, 125, 124.6),
     *(124.2, 123.8, 123.4, 123, 122.6, 122.2, 121.8, 121.4),
@@ -39,7 +43,7 @@ def uniform_starts(lo: int, hi: int) -> tuple[float, ...]:
 @dataclass(frozen=True)
 class Shape:
     """ss_shape: the levels (lo..hi; or a codebook, with lo what counts as 0) and the starts, pairs for a type with a
-    minimum; the first `plain` serve without importances; `powers`: scales are powers of two."""
+    minimum; the first `plain` serve without importances; `scale`: the kind of number that it is."""
 
     lo: int
     hi: int
@@ -47,7 +51,7 @@ class Shape:
     n: int = 32
     plain: int = 16
     codebook: tuple[int, ...] = ()
-    powers: bool = False
+    scale: Literal["F16", "E8M0", "E4M3"] = "F16"
 
     def level(self, y: Floats) -> Floats:
         """The level nearest to y."""
@@ -67,7 +71,7 @@ def gather(shape: Shape, src: Floats, weight: Floats | None) -> tuple[Floats, Fl
     """Blocks (n, shape.n) scaled and transposed: x, importances, and the powers of two that undo the scaling, 0 where
     a block is nothing beside the least scale."""
     amax = np.abs(src).max(axis=1)
-    back = np.where(amax >= np.float32(2.0**-126) if shape.powers else amax > np.float32(2.0**-25), power(amax), np.float32(0))
+    back = np.where(amax > _NOTHING[shape.scale], power(amax), np.float32(0))
     x = src.T * divide(np.ones_like(back), back)
     if weight is None:
         return x, np.ones_like(x), back
@@ -91,11 +95,8 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
     fore = divide(np.ones_like(back), back)
 
     def rounded(a: Floats) -> Floats:
-        if shape.powers:
-            with np.errstate(over="ignore"):
-                return power_scale(a, fore)
         with np.errstate(over="ignore"):
-            return half(a * back) * fore
+            return power_scale(a, fore) if shape.scale == "E8M0" else (e4m3 if shape.scale == "E4M3" else half)(a * back) * fore
 
     best_d, best_m = np.zeros_like(back), np.zeros_like(back)
     best = measure(shape, x, h, best_d, best_m).err

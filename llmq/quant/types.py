@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         TQ1_0 = 34
         TQ2_0 = 35
         MXFP4 = 39
+        NVFP4 = 40
         Q1_0 = 41
         Q2_0 = 42
 else:
