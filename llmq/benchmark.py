@@ -18,10 +18,11 @@ import numpy as np
 
 from llmq import _native
 from llmq.cpu import usable_cores
+from llmq.engine.base import Batch
 from llmq.errors import Cancelled, LlmqError
 from llmq.model import LLM, load
 
-__all__ = ["BenchReport", "Measure", "Peer", "bench", "memory_bandwidth"]
+__all__ = ["BenchReport", "Measure", "Peer", "bench", "memory_bandwidth", "plot"]
 
 PEER_SCRIPT = Path(__file__).with_name("benchmark_peer.py")
 
@@ -87,6 +88,26 @@ class BenchReport:
         return "\n".join(lines)
 
 
+def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
+    """Draw the report's medians, and the peer's beside them, into a PNG, SVG or PDF file. LlmqError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+    except ImportError:
+        raise LlmqError("drawing needs matplotlib: pip install 'llmq[plot]'") from None
+    figure = Figure(figsize=(3 + 2 * len(report.measures), 4), layout="constrained")
+    all_axes = figure.subplots(1, len(report.measures), squeeze=False)[0]  # tests differ too much for one scale
+    for axes, m in zip(all_axes, report.measures, strict=True):
+        rates = {"llmq": m.median} | ({} if m.peer_median is None else {"llama.cpp": m.peer_median})
+        axes.bar_label(axes.bar(list(rates), list(rates.values())), fmt="%.1f")
+        if m.limit is not None:
+            axes.axhline(m.limit, linestyle="--", label="memory's limit")
+            axes.legend()
+        axes.set_title(m.test)
+        axes.set_ylabel("tokens/s")
+    figure.suptitle(f"{report.model}, {report.n_threads} threads, {report.isa}")
+    figure.savefig(path)
+
+
 def memory_bandwidth(n_threads: int, *, size: int = 256 << 20, repetitions: int = 5) -> float:
     """Bytes per second that `n_threads` threads read together from memory: the best of `repetitions` sums over `size` bytes."""
     data = np.ones(size // 8, np.uint64)
@@ -106,20 +127,23 @@ def memory_bandwidth(n_threads: int, *, size: int = 256 << 20, repetitions: int 
 class Peer:
     """llama-cpp-python on the same file, in a process of its own. `python` is the interpreter it is installed for."""
 
-    def __init__(self, model: str | os.PathLike[str], n_ctx: int, n_threads: int, python: str = sys.executable) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str], n_ctx: int, n_threads: int, python: str = sys.executable, sequences: int = 1
+    ) -> None:
         # -I: not from the script's own folder, whose modules have names of the standard library (tokenize, inspect)
-        command = [python, "-I", os.fspath(PEER_SCRIPT), os.fspath(model), str(n_ctx), str(n_threads)]
+        command = [python, "-I", os.fspath(PEER_SCRIPT), os.fspath(model), str(n_ctx), str(n_threads), str(sequences)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
         try:
-            self._ask(None)
+            self.loading = self.ask(None)
         except BaseException:
             self.close()
             raise
 
-    def _ask(self, request: object) -> float:
+    def ask(self, request: object) -> float:
+        """Seconds that a request of benchmark_peer.py took; None waits for the model to be loaded."""
         assert self._process.stdin is not None and self._process.stdout is not None
         if request is not None:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -134,11 +158,15 @@ class Peer:
 
     def prompt(self, tokens: list[int]) -> float:
         """Tokens per second of reading `tokens`."""
-        return len(tokens) / self._ask({"prompt": tokens})
+        return len(tokens) / self.ask({"prompt": tokens})
 
     def write(self, depth: list[int], n: int) -> float:
         """Tokens per second of writing n tokens after `depth`."""
-        return n / self._ask({"depth": depth, "write": n})
+        return n / self.ask({"depth": depth, "write": n})
+
+    def write_together(self, sequences: int, n: int) -> float:
+        """Tokens per second, all in all, of writing n tokens to each of so many sequences."""
+        return sequences * n / self.ask({"sequences": sequences, "write": n})
 
     def close(self) -> None:
         self._process.kill()
@@ -153,22 +181,27 @@ def bench(
     repetitions: int = 5,
     *,
     depth: int = 0,
+    sequences: int = 1,
     n_threads: int | None = None,
     peer_python: str | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> BenchReport:
     """Time reading n_prompt random tokens and writing n_gen after `depth` more, `repetitions` times each, after a warm-up.
+    With several `sequences` (and depth 0) all of them are written together, and rates count the tokens of all.
 
     peer_python: the interpreter of an environment that has llama-cpp-python; its runs alternate with ours on the same file.
     Raises what `load` raises, ValueError for counts below 1 (n_prompt or n_gen may be 0 to leave that test out)."""
     if min(n_prompt, n_gen, depth) < 0 or repetitions < 1 or n_prompt + n_gen == 0:
         raise ValueError("bench: n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
+    if sequences < 1 or (sequences > 1 and depth > 0):
+        raise ValueError("bench: sequences from 1 expected, and no depth with more than one")
     threads = n_threads or usable_cores()
     n_ctx = max(n_prompt, max(1, depth) + n_gen) + 8
-    peer = None if peer_python is None else Peer(model, n_ctx, threads, peer_python)
+    peer = None if peer_python is None else Peer(model, n_ctx, threads, peer_python, sequences)
     try:
         with load(model, n_ctx=n_ctx, n_threads=threads) as llm:
-            return _bench(llm, n_prompt, n_gen, repetitions, depth=depth, n_threads=threads, peer=peer, progress=progress)
+            options = {"depth": depth, "sequences": sequences, "n_threads": threads}
+            return _bench(llm, n_prompt, n_gen, repetitions, **options, peer=peer, progress=progress)
     finally:
         if peer is not None:
             peer.close()
@@ -181,6 +214,7 @@ def _bench(
     repetitions: int,
     *,
     depth: int,
+    sequences: int,
     n_threads: int,
     peer: Peer | None,
     progress: Callable[[str, int, int], object] | None,
@@ -188,7 +222,8 @@ def _bench(
     random = np.random.default_rng(0)
     bandwidth = memory_bandwidth(n_threads)
     reading = Measure(f"prompt {n_prompt}", n_prompt, [])
-    writing = Measure(f"write {n_gen}" + (f" at {depth}" if depth else ""), n_gen, [], bandwidth / llm.weight_bytes)
+    where = f" at {depth}" if depth else f" x {sequences}" if sequences > 1 else ""
+    writing = Measure(f"write {n_gen}{where}", n_gen, [], None if sequences > 1 else bandwidth / llm.weight_bytes)
     first: list[float] = []
     for turn in range(repetitions + 1):  # the first warms up
         if n_prompt:
@@ -196,7 +231,10 @@ def _bench(
             done = llm.generate(tokens, max_tokens=1, temperature=0, ignore_eos=True)
             _note(reading, turn, done.timings.prompt_tps, None if peer is None else peer.prompt(tokens))
             first.append(done.timings.ttft)
-        if n_gen:
+        if n_gen and sequences > 1:
+            rate = _write_together(llm, sequences, n_gen)
+            _note(writing, turn, rate, None if peer is None else peer.write_together(sequences, n_gen))
+        elif n_gen:
             start = _tokens(random, llm.n_vocab, max(1, depth))
             rate = llm.generate(start, max_tokens=n_gen, temperature=0, ignore_eos=True).timings.gen_tps
             _note(writing, turn, rate, None if peer is None else peer.write(start, n_gen))
@@ -209,9 +247,25 @@ def _bench(
         bandwidth=bandwidth,
         bytes_per_token=llm.weight_bytes,
         ttft=statistics.median(first[1:]) if n_prompt else 0.0,
-        tpot=1 / writing.median if n_gen else 0.0,
+        tpot=sequences / writing.median if n_gen else 0.0,
         measures=[measure for measure in (reading, writing) if measure.rates],
     )
+
+
+def _write_together(llm: LLM, sequences: int, n: int) -> float:
+    with llm._scheduler.alone() as engine:
+        ids = np.array([engine.new_sequence() for _ in range(sequences)], np.int32)
+        tokens, outputs = np.arange(1, sequences + 1, dtype=np.int32), np.arange(sequences, dtype=np.int32)
+        try:
+            for position in range(n + 1):
+                if position == 1:  # the first reads the prompts
+                    start = time.perf_counter()
+                logits = engine.run(Batch(tokens, np.full(sequences, position, np.int32), ids, outputs))
+                tokens = logits.argmax(axis=1).astype(np.int32)
+            return sequences * n / (time.perf_counter() - start)
+        finally:
+            for seq in ids.tolist():
+                engine.free_sequence(seq)
 
 
 def _note(measure: Measure, turn: int, rate: float, peer_rate: float | None) -> None:

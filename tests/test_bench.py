@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import llmq
-from llmq.benchmark import Measure
+from llmq.benchmark import BenchReport, Measure, plot
 from llmq.cli import main
 
 MODEL = Path(__file__).parent.parent / "models" / "storyteller"
@@ -23,6 +24,8 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["bytes_per_token"] == 2 * (4096 * 256 + 8 * (256 * 256 * 3 + 3 * 256 * 768))  # bf16, tied embeddings
     assert main(["bench", str(MODEL), "--prompt", "0", "--gen", "3", "--repetitions", "1", "--depth", "9"]) == 0
     assert "write 3 at 9" in capsys.readouterr().out
+    assert main(["bench", str(MODEL), "--prompt", "0", "--gen", "3", "--repetitions", "1", "--sequences", "4"]) == 0
+    assert "write 3 x 4" in capsys.readouterr().out
 
 
 def test_ratio_is_of_pairs() -> None:
@@ -46,9 +49,43 @@ def test_peer_protocol(tmp_path: Path) -> None:
     assert all(m.ratio is not None and m.ratio > 0 for m in report.measures)
 
 
+def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is drawn, by a stand-in for matplotlib; and what is said where there is none."""
+    drawn: list[object] = []
+
+    class Axes:
+        def bar(self, names: list[str], rates: list[float]) -> None:
+            drawn.append(dict(zip(names, rates, strict=True)))
+
+        def __getattr__(self, name: str) -> object:
+            return lambda *a, **k: None
+
+    class Figure:
+        def __init__(self, **options: object) -> None:
+            self.savefig, self.suptitle = drawn.append, drawn.append
+
+        def subplots(self, rows: int, columns: int, squeeze: bool) -> list[list[Axes]]:
+            return [[Axes() for _ in range(columns)] for _ in range(rows)]
+
+    measures = [Measure("prompt 4", 4, [2.0], None, [1.0]), Measure("write 4", 4, [3.0], 9.0)]
+    report = BenchReport("m", 1, "scalar", 1.0, 1, 1.0, 1.0, measures)
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
+    figure = ModuleType("matplotlib.figure")
+    monkeypatch.setattr(figure, "Figure", Figure, raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", figure)
+    plot(report, tmp_path / "x.svg")
+    assert drawn == [{"llmq": 2.0, "llama.cpp": 1.0}, {"llmq": 3.0}, "m, 1 threads, scalar", tmp_path / "x.svg"]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = ["bench", str(MODEL), "--prompt", "2", "--gen", "0", "--repetitions", "1", "--plot", str(tmp_path / "x.svg")]
+    assert main(arguments) == 1
+    assert "pip install 'llmq[plot]'" in capsys.readouterr().err
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="from 1 expected"):
         llmq.bench(MODEL, 0, 0)
+    with pytest.raises(ValueError, match="no depth with more than one"):
+        llmq.bench(MODEL, 0, 4, depth=3, sequences=2)
     with pytest.raises(llmq.LlmqError, match="llama-cpp-python could not run this model"):
         broken = tmp_path / "python"
         broken.write_text("#!/bin/sh\necho no such module >&2\nexit 1\n")

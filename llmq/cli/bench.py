@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, metavar="N", default=512, help="prompt tokens, 0: none (default: 512)")
     parser.add_argument("--gen", type=int, metavar="N", default=128, help="tokens to write, 0: none (default: 128)")
     parser.add_argument("--depth", type=int, metavar="N", default=0, help="tokens in the context before writing (default: 0)")
+    parser.add_argument("--sequences", type=int, metavar="N", default=1, help="sequences written together (default: 1)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the medians into a PNG, SVG or PDF (needs matplotlib)")
     parser.add_argument("--repetitions", type=int, metavar="N", default=5, help="runs of each test (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores this process may use)")
     parser.add_argument("--compare", choices=("llama-cpp-python",), help="run this peer in turns")
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from llmq.benchmark import bench  # noqa: PLC0415 - `llmq --help` stays fast
+    from llmq.benchmark import bench, plot  # noqa: PLC0415 - `llmq --help` stays fast
 
     with _common.progress_bar() as progress:
         report = bench(
@@ -35,9 +37,12 @@ def run(args: argparse.Namespace) -> int:
             args.gen,
             args.repetitions,
             depth=args.depth,
+            sequences=args.sequences,
             n_threads=args.threads,
             peer_python=args.peer_python if args.compare else None,
             progress=progress,
         )
+    if args.plot:
+        plot(report, args.plot)
     sys.stdout.write((json.dumps(report.as_dict()) if args.json else report.table()) + "\n")
     return 0
