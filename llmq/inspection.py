@@ -14,6 +14,7 @@ import numpy as np
 from llmq.errors import printable, quoted
 from llmq.formats import open_unchecked
 from llmq.formats.checkpoint import MetaValue, Tensor
+from llmq.formats.ggjt import is_ggjt
 from llmq.formats.values import show_type, type_of_value
 from llmq.formats.weights import open_weights, weights_format
 from llmq.quant.recipes import RECIPES
@@ -37,8 +38,8 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`format` is "GGUF", "GGUF in 3 parts", "safetensors", "PyTorch checkpoint" or "Hugging Face folder"; `types` names the
-    type of each metadata value."""
+    """`format` is "GGUF", "GGUF in 3 parts", "GGJT", "safetensors", "PyTorch checkpoint" or "Hugging Face folder"; `types`
+    names the type of each metadata value."""
 
     path: str
     format: str
@@ -115,7 +116,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         known = architecture if isinstance(architecture, str) else None
         types = {key: show_type(*type_of_value(key, value, known, model.types)) for key, value in model.metadata.items()}
         parts = f" in {len(model.sources)} parts" if len(model.sources) > 1 else ""
-        kind = "Hugging Face folder" if given.is_dir() else f"GGUF{parts}"
+        kind = "Hugging Face folder" if given.is_dir() else "GGJT" if is_ggjt(given) else f"GGUF{parts}"
         return Inspection(str(path), kind, model.metadata, types, rows)
 
 

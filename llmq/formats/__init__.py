@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmq.errors import FormatError, UnsupportedError
 from llmq.formats.checkpoint import Checkpoint, Tensor
+from llmq.formats.ggjt import is_ggjt, read_ggjt
 from llmq.formats.huggingface import is_folder, open_folder
 from llmq.formats.rules import check_model
 from llmq.formats.split import open_gguf
@@ -44,4 +45,4 @@ def open_unchecked(path: Path) -> Checkpoint:
         raise UnsupportedError(
             "weights alone are no model: config.json and the tokenizer's files must stand beside them", path=path
         )
-    return open_gguf(path)
+    return read_ggjt(path) if is_ggjt(path) else open_gguf(path)

@@ -29,6 +29,7 @@ class Cursor:
         self.source = source
         self.path = source.path
         self.offset = offset
+        self.wide = True  # lengths and counts have 64 bits; 32 in GGUF version 1
         self._data = bytearray()
 
     @property
@@ -62,6 +63,10 @@ class Cursor:
     def u64(self, what: str) -> int:
         return cast(int, self._number("<Q", 8, what))
 
+    def size(self, what: str) -> int:
+        """A length or count."""
+        return self.u64(what) if self.wide else self.u32(what)
+
     def numbers(self, dtype: np.dtype[np.generic], n: int, what: str) -> npt.NDArray[np.generic]:
         """n numbers as an own array of `dtype`."""
         size = n * dtype.itemsize
@@ -71,8 +76,8 @@ class Cursor:
         return values
 
     def string(self, limit: int, what: str) -> str:
-        """A uint64 length and that many bytes of UTF-8."""
-        return self.text(self.u64(f"the length of {what}"), limit, what)
+        """A length and that many bytes of UTF-8."""
+        return self.text(self.size(f"the length of {what}"), limit, what)
 
     def text(self, n: int, limit: int, what: str) -> str:
         """n bytes of UTF-8; n was just read and is not trusted."""
@@ -95,7 +100,8 @@ class Cursor:
         """n strings; the usual ones in one pass of C, whatever stops it (a fetch, an error) by `string`."""
         out: list[str] = []
         while len(out) < n:
-            self.offset = _native.read_strings(self._data, self.offset, n - len(out), limit, out)
+            if self.wide:
+                self.offset = _native.read_strings(self._data, self.offset, n - len(out), limit, out)
             if len(out) < n:
                 out.append(self.string(limit, f"{what}[{len(out)}]"))
         return out

@@ -1,4 +1,4 @@
-"""Reading GGUF version 2 and 3, little-endian.
+"""Reading GGUF version 1 to 3, little-endian. Version 1 has 32 bits where this says u64, but for the offsets.
 
     "GGUF" | u32 version | u64 n_tensors | u64 n_kv
     n_kv times       string key | u32 type | value              string: u64 length, bytes;  array: u32 type, u64 count, values
@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Container
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from llmq.formats.source import Source, refuse_lookalike
 from llmq.formats.values import DTYPES, ValueType, check_key_type
 from llmq.quant.types import QuantType
 
-__all__ = ["DEFAULT_ALIGNMENT", "MAX_NAME", "read_gguf"]
+__all__ = ["DEFAULT_ALIGNMENT", "MAX_NAME", "read_gguf", "tensor_type"]
 
 DEFAULT_ALIGNMENT = 32
 MAX_NAME = 63  # GGML_MAX_NAME without its NUL
@@ -35,7 +36,7 @@ _MAX_ARRAY = 1 << 24
 _MAX_KEY = 65_535
 _MAX_STRING = 16 << 20
 _MAX_TOKEN = 64 << 10
-_MIN_KV, _MIN_INFO = 13, 24  # bytes of the smallest key-value pair and tensor info
+_MIN_KV, _MIN_INFO = 9, 24  # bytes of the smallest key-value pair and tensor info, of any version
 _REMOVED_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})
 
 
@@ -65,22 +66,17 @@ def _preamble(cursor: Cursor) -> tuple[int, int]:
         refuse_lookalike(head, size, path, "a GGUF file")
     cursor.offset = 4
     version = cursor.u32("the version")
-    if version not in (2, 3):
+    cursor.wide = version != 1
+    if version not in (1, 2, 3):
         if version != 0 and version & 0xFFFF == 0:
             raise UnsupportedError(
                 "this is a big-endian GGUF; llmq reads little-endian files only, so convert the model again",
                 path=path,
                 offset=4,
             )
-        if version == 1:
-            raise UnsupportedError(
-                "GGUF version 1 is no longer in use (August 2023); get a newer file, or convert the original model again",
-                path=path,
-                offset=4,
-            )
-        raise UnsupportedError(f"GGUF version {version} is unknown; llmq reads versions 2 and 3", path=path, offset=4)
-    n_tensors = cursor.u64("the number of tensors")
-    n_kv = cursor.u64("the number of metadata entries")
+        raise UnsupportedError(f"GGUF version {version} is unknown; llmq reads versions 1 to 3", path=path, offset=4)
+    n_tensors = cursor.size("the number of tensors")
+    n_kv = cursor.size("the number of metadata entries")
     for count, least, what, at in ((n_tensors, _MIN_INFO, "tensors", 8), (n_kv, _MIN_KV, "metadata entries", 16)):
         if count > _MAX_COUNT or count * least > cursor.remaining:
             raise LimitError(
@@ -155,8 +151,8 @@ def _array(cursor: Cursor, key: str) -> tuple[ValueType, MetaValue]:
     if kind is ValueType.ARRAY:
         raise FormatError(f"{what} holds arrays; nested arrays are not allowed", path=path, offset=cursor.offset - 4)
     at = cursor.offset
-    n = cursor.u64(f"the length of {what}")
-    least = 8 if kind is ValueType.STRING else DTYPES[kind].itemsize
+    n = cursor.size(f"the length of {what}")
+    least = 4 if kind is ValueType.STRING else DTYPES[kind].itemsize
     if n > _MAX_ARRAY:
         raise LimitError(f"{what} has {n} elements; at most {_MAX_ARRAY} are allowed", path=path, offset=at)
     if n * least > cursor.remaining:
@@ -188,9 +184,9 @@ def _tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor
     expected = 0
     for i in range(n_tensors):
         name = _new_name(cursor, infos, MAX_NAME, f"the name of tensor {i} of {n_tensors}")
-        at = cursor.offset
         shape = _shape(cursor, name)
-        qtype = _tensor_type(cursor, name)
+        at = cursor.offset
+        qtype = tensor_type(cursor.u32(f"the type of tensor {quoted(name)}"), name, path, at)
         if shape[-1] % qtype.block:
             raise FormatError(
                 f"tensor {quoted(name)}: rows of {shape[-1]} are not whole blocks of {qtype.name} ({qtype.block})",
@@ -230,7 +226,7 @@ def _shape(cursor: Cursor, name: str) -> tuple[int, ...]:
     n_dims = cursor.u32(f"the number of dimensions of tensor {quoted(name)}")
     if not 1 <= n_dims <= 4:
         raise FormatError(f"tensor {quoted(name)} has {n_dims} dimensions; expected 1 to 4", path=cursor.path, offset=at)
-    dims = [cursor.u64(f"the dimensions of tensor {quoted(name)}") for _ in range(n_dims)]
+    dims = [cursor.size(f"the dimensions of tensor {quoted(name)}") for _ in range(n_dims)]
     if min(dims) < 1 or math.prod(dims) >= 1 << 62:
         raise FormatError(
             f"tensor {quoted(name)} has dimensions {dims}; expected each at least 1 and fewer than 2^62 weights",
@@ -240,21 +236,20 @@ def _shape(cursor: Cursor, name: str) -> tuple[int, ...]:
     return tuple(reversed(dims))
 
 
-def _tensor_type(cursor: Cursor, name: str) -> QuantType:
-    at = cursor.offset
-    number = cursor.u32(f"the type of tensor {quoted(name)}")
+def tensor_type(number: int, name: str, path: Path, at: int) -> QuantType:
+    """The type of that ggml number, which tensor `name` has at byte `at`. Raises FormatError and UnsupportedQuantError."""
     if number in QuantType._value2member_map_:
         return QuantType(number)
     if number in _REMOVED_TYPES:
         raise FormatError(
-            f"tensor {quoted(name)} has type id {number}, which was removed from the format", path=cursor.path, offset=at
+            f"tensor {quoted(name)} has type id {number}, which was removed from the format", path=path, offset=at
         )
     from gguf.constants import GGMLQuantizationType  # noqa: PLC0415 - only to name a type that llmq does not have
 
     try:
         known = GGMLQuantizationType(number).name
     except ValueError:
-        raise FormatError(f"tensor {quoted(name)} has the unknown type id {number}", path=cursor.path, offset=at) from None
+        raise FormatError(f"tensor {quoted(name)} has the unknown type id {number}", path=path, offset=at) from None
     raise UnsupportedQuantError(
-        f"tensor {quoted(name)} is {known}; llmq reads {', '.join(QuantType.__members__)}", path=cursor.path, offset=at
+        f"tensor {quoted(name)} is {known}; llmq reads {', '.join(QuantType.__members__)}", path=path, offset=at
     )
