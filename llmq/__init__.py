@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmq.benchmark import BenchReport, bench
     from llmq.conversion import convert_model
     from llmq.cpu import CpuInfo, cpu_info
+    from llmq.divergence import Divergence, kl_divergence
     from llmq.engine.compare import compare
     from llmq.errors import (
         Cancelled,
@@ -53,6 +54,7 @@ _HOME = {
     "llmq.benchmark": ["BenchReport", "bench"],
     "llmq.conversion": ["convert_model"],
     "llmq.cpu": ["CpuInfo", "cpu_info"],
+    "llmq.divergence": ["Divergence", "kl_divergence"],
     "llmq.engine.compare": ["compare"],
     "llmq.errors": [
         *("Cancelled", "ChatTemplateError", "ContextOverflowError", "FormatError", "GrammarError", "LimitError", "LlmqError"),
@@ -83,6 +85,7 @@ __all__ = [
     "Completion",
     "ContextOverflowError",
     "CpuInfo",
+    "Divergence",
     "ExportReport",
     "FileTensor",
     "FormatError",
@@ -117,6 +120,7 @@ __all__ = [
     "cpu_info",
     "export_model",
     "inspect",
+    "kl_divergence",
     "load",
     "quantize_model",
     "read_tensors",

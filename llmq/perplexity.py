@@ -15,7 +15,7 @@ from llmq.errors import Cancelled
 if TYPE_CHECKING:
     from llmq.model import LLM
 
-__all__ = ["Perplexity", "perplexity"]
+__all__ = ["Perplexity", "cut", "perplexity"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,26 @@ def perplexity(
 
     `progress` is called with ("perplexity", chunks done, chunks); returning False raises Cancelled. Raises ValueError for a
     text of less than a chunk and for values out of range."""
+    windows, stride = cut(llm, text, n_ctx, stride, max_chunks)
+    scored = min(n_ctx - n_ctx // 2 - 1, stride)
+    total = squares = 0.0
+    for chunk, window in enumerate(windows):
+        for start, logits in llm.score(window[:-1], n_ctx - 1 - scored):
+            targets = np.array(window[start + 1 : start + 1 + len(logits)], np.int32)
+            nll = -_native.target_logprobs(logits, targets)
+            total += float(nll.sum())
+            squares += float(np.square(nll).sum())
+        if progress is not None and progress("perplexity", chunk + 1, len(windows)) is False:
+            raise Cancelled(f"the progress callback cancelled after {chunk + 1} of {len(windows)} chunks")
+    n = len(windows) * scored
+    mean = total / n
+    deviation = math.sqrt(max(squares / n - mean * mean, 0.0) / max(n - 1, 1))
+    value = math.exp(mean)
+    return Perplexity(value, value * deviation, mean, n, len(windows), n_ctx, stride)
+
+
+def cut(llm: LLM, text: str, n_ctx: int, stride: int | None, max_chunks: int | None) -> tuple[list[list[int]], int]:
+    """The chunks of `text` as `perplexity` describes them, and the stride. ValueError for values out of range."""
     stride = n_ctx if stride is None else stride
     if not 4 <= n_ctx <= llm.n_ctx:
         raise ValueError(f"n_ctx: 4 to the model's {llm.n_ctx} expected, found {n_ctx}")
@@ -66,22 +86,7 @@ def perplexity(
     n_chunks = (len(tokens) - n_ctx) // stride + 1
     if n_chunks < 1:
         raise ValueError(f"the text has {len(tokens)} tokens; at least one chunk of {n_ctx} is needed")
-    n_chunks = min(n_chunks, max_chunks or n_chunks)
-    scored = min(n_ctx - n_ctx // 2 - 1, stride)
-    total = squares = 0.0
-    for chunk in range(n_chunks):
-        window = tokens[chunk * stride : chunk * stride + n_ctx]
-        if llm.tokenizer.add_bos and llm.tokenizer.bos_id is not None:
-            window[0] = llm.tokenizer.bos_id
-        for start, logits in llm.score(window[:-1], n_ctx - 1 - scored):
-            targets = np.array(window[start + 1 : start + 1 + len(logits)], np.int32)
-            nll = -_native.target_logprobs(logits, targets)
-            total += float(nll.sum())
-            squares += float(np.square(nll).sum())
-        if progress is not None and progress("perplexity", chunk + 1, n_chunks) is False:
-            raise Cancelled(f"the progress callback cancelled after {chunk + 1} of {n_chunks} chunks")
-    n = n_chunks * scored
-    mean = total / n
-    deviation = math.sqrt(max(squares / n - mean * mean, 0.0) / max(n - 1, 1))
-    value = math.exp(mean)
-    return Perplexity(value, value * deviation, mean, n, n_chunks, n_ctx, stride)
+    bos = llm.tokenizer.bos_id if llm.tokenizer.add_bos else None
+    starts = [chunk * stride for chunk in range(min(n_chunks, max_chunks or n_chunks))]
+    windows = [tokens[start : start + n_ctx] for start in starts]
+    return windows if bos is None else [[bos, *window[1:]] for window in windows], stride

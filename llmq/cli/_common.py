@@ -27,6 +27,7 @@ __all__ = [
     "embedded_model",
     "open_model",
     "progress_bar",
+    "read_text",
     "sampling_of",
     "speed_line",
 ]
@@ -63,6 +64,15 @@ def open_model(args: argparse.Namespace, path: str | Path, **options: Any) -> LL
             progress=progress,
             **options,
         )
+
+
+def read_text(name: str) -> str:
+    """The UTF-8 text file of that name, standard input for "-". ValueError for other bytes, OSError."""
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: UTF-8 expected, found byte 0x{data[error.start]:02x} at {error.start}") from None
 
 
 def embedded_model() -> Path:

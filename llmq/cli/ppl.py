@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from llmq.cli import _common
 
@@ -24,11 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    data = sys.stdin.buffer.read() if args.text == "-" else Path(args.text).read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.text}: UTF-8 expected, found byte 0x{data[error.start]:02x} at {error.start}") from None
+    text = _common.read_text(args.text)
     with _common.open_model(args, args.model) as llm, _common.progress_bar() as progress:
         result = llm.perplexity(text, n_ctx=args.ctx, stride=args.stride, max_chunks=args.chunks, progress=progress)
     sys.stdout.write((json.dumps(asdict(result)) if args.json else str(result)) + "\n")
