@@ -10,7 +10,7 @@ extern const int8_t llmq_fp4_levels[16]; /* ascending (mxfp4.c) */
 
 /* Places 0..7 of the levels are negative, from the largest magnitude to -0, 8..15 positive. */
 static inline uint8_t llmq_fp4_level(uint8_t code) {
-    return (uint8_t)(llmq_fp4_levels[code < 8 ? 8 + code : 15 - code] + LLMQ_FP4_OFF);
+    return (uint8_t)(llmq_fp4_levels[code ^ (8 | (code >> 3) * 7)] + LLMQ_FP4_OFF); /* place 8 + code, or 15 - code with a sign */
 }
 
 static inline uint8_t llmq_fp4_code(int level) {
