@@ -11,18 +11,33 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.quant.types import QuantType
 
-# name: (layers, width, feed-forward, heads, kv heads, vocabulary)
+
+class Shape(NamedTuple):
+    """Of a llama; with experts, `used` of them per token and `hidden` the width of each."""
+
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    vocab: int = 32_000
+    experts: int = 0
+    used: int = 0
+
+
 SHAPES = {
-    "58m": (8, 512, 1536, 8, 8, 32_000),
-    "300m": (24, 896, 2304, 14, 2, 32_000),
-    "1.1b": (22, 2048, 5632, 32, 4, 32_000),  # TinyLlama
-    "3b": (28, 3072, 8192, 24, 8, 32_000),
+    "58m": Shape(8, 512, 1536, 8, 8),
+    "300m": Shape(24, 896, 2304, 14, 2),
+    "1.1b": Shape(22, 2048, 5632, 32, 4),  # TinyLlama
+    "3b": Shape(28, 3072, 8192, 24, 8),
+    "1b-moe": Shape(12, 1024, 3072, 16, 4, experts=8, used=2),  # 0.3b in use for a token
 }
 
 
@@ -49,22 +64,24 @@ def vocabulary(n: int) -> dict[str, object]:
 
 def write_model(shape: str, path: Path, context: int = 2048) -> None:
     """An F16 llama of SHAPES[shape]; raises KeyError for an unknown shape."""
-    layers, width, hidden, heads, kv_heads, vocab = SHAPES[shape]
+    layers, width, hidden, heads, kv_heads, vocab, experts, used = SHAPES[shape]
     head = width // heads
+    stack, suffix = ((experts,), "_exps") if experts else ((), "")
     matrices = {
         "attn_q": (width, width),
         "attn_k": (kv_heads * head, width),
         "attn_v": (kv_heads * head, width),
         "attn_output": (width, width),
-        "ffn_gate": (hidden, width),
-        "ffn_up": (hidden, width),
-        "ffn_down": (width, hidden),
+        f"ffn_gate{suffix}": (*stack, hidden, width),
+        f"ffn_up{suffix}": (*stack, hidden, width),
+        f"ffn_down{suffix}": (*stack, width, hidden),
     }
     infos = [TensorInfo("token_embd.weight", (vocab, width), QuantType.F16)]
     for i in range(layers):
         infos.append(TensorInfo(f"blk.{i}.attn_norm.weight", (width,), QuantType.F32))
         infos.append(TensorInfo(f"blk.{i}.ffn_norm.weight", (width,), QuantType.F32))
         infos += [TensorInfo(f"blk.{i}.{name}.weight", dims, QuantType.F16) for name, dims in matrices.items()]
+        infos += [TensorInfo(f"blk.{i}.ffn_gate_inp.weight", (experts, width), QuantType.F32)] * (experts > 0)
     infos.append(TensorInfo("output_norm.weight", (width,), QuantType.F32))
     infos.append(TensorInfo("output.weight", (vocab, width), QuantType.F16))
     metadata = {
@@ -81,16 +98,18 @@ def write_model(shape: str, path: Path, context: int = 2048) -> None:
         "llama.rope.dimension_count": head,
         "llama.rope.freq_base": 10_000.0,
         "llama.vocab_size": vocab,
+        **({"llama.expert_count": experts, "llama.expert_used_count": used} if experts else {}),
         **vocabulary(vocab),
     }
     random = np.random.default_rng(1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with GGUFWriter(path, metadata, infos) as out:  # type: ignore[arg-type]
         for info in infos:
-            if info.type == QuantType.F32:
+            if len(info.shape) == 1:
                 out.write(np.ones(info.shape, np.float32))
             else:
-                out.write((random.standard_normal(info.shape, np.float32) * 0.02).astype(np.float16))
+                values = random.standard_normal(info.shape, np.float32) * np.float32(0.02)
+                out.write(values.astype(np.float16 if info.type == QuantType.F16 else np.float32))
 
 
 def main() -> int:

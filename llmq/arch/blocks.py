@@ -20,6 +20,7 @@ __all__ = [
     "feed_forward",
     "gated",
     "layer_norm",
+    "mixture",
     "output",
     "parallel_decoder",
     "rms_norm",
@@ -47,10 +48,18 @@ def head_norms(g: Graph, x: Value, name: str, hp: HParams) -> Value:
 
 
 def decoder(
-    g: Graph, hp: HParams, *, attend: Attend, feed: Feed, norm: Norm = rms_norm, pre: bool = True, post: bool = False
+    g: Graph,
+    hp: HParams,
+    *,
+    attend: Attend,
+    feed: Feed,
+    norm: Norm = rms_norm,
+    pre: bool = True,
+    post: bool = False,
+    feed_norm: str = "ffn_norm",
 ) -> Value:
     """One after the other: h = x + attend(norm(x)), y = h + feed(norm(h)), with norms before (`pre`) or after (`post`) each or
-    both. The logits."""
+    both; feed_norm names the one before the feed-forward. The logits."""
     x = embedding(g, hp)
     tables = rope_tables(g, hp)
 
@@ -62,7 +71,7 @@ def decoder(
 
     for i in g.blocks(hp.n_layer):
         x = join(x, attend(g, before(x, "attn_norm"), hp, i, tables[i]), "post_attention_norm")
-        x = join(x, feed(g, before(x, "ffn_norm"), hp), "post_ffw_norm")
+        x = join(x, feed(g, before(x, feed_norm), hp), "post_ffw_norm")
     return output(g, norm(g, x, "output_norm", hp), hp)
 
 
@@ -147,9 +156,9 @@ def attention(
     interleaved: bool = False,
     qk_norm: str = "",
 ) -> Value:
-    """Grouped-query attention with rotary positions (none when table is None). qk_norm: "head" puts RMSNorm on every head of q
-    and k, "row" on the whole rows, "layer" LayerNorm with weights of its own on every head. The projections are attn_q,
-    attn_k, attn_v, or attn_qkv with their rows one after another."""
+    """Grouped-query attention with rotary positions (none when table is None), with sinks where the file has them. qk_norm:
+    "head" puts RMSNorm on every head of q and k, "row" on the whole rows, "layer" LayerNorm with weights of its own on every
+    head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows one after another."""
     q, k, v = _projections(g, x, hp)
     if qk_norm == "layer":
         q, k = head_norms(g, q, "attn_q_norm", hp), head_norms(g, k, "attn_k_norm", hp)
@@ -171,6 +180,7 @@ def attention(
         alibi=hp.alibi,
         window=hp.windows[layer],
         causal=hp.causal,
+        sinks=g.maybe("attn_sinks.weight", (hp.n_head,)),
     )
     return g.linear(y, "attn_output", hp.n_embd)
 
@@ -183,14 +193,53 @@ def _projections(g: Graph, x: Value, hp: HParams) -> tuple[Value, Value, Value]:
     return g.linear(x, "attn_q", q), g.linear(x, "attn_k", k), g.linear(x, "attn_v", v)
 
 
-def gated(g: Graph, x: Value, hp: HParams, act: str = "silu") -> Value:
-    """down(act(gate(x)) * up(x)) (Shazeer 2020); a file without ffn_gate has the rows of both in ffn_up."""
-    if g.has("ffn_gate.weight"):
-        gate, up = g.linear(x, "ffn_gate", hp.n_ff), g.linear(x, "ffn_up", hp.n_ff)
+def gated(g: Graph, x: Value, hp: HParams, act: str = "silu", *, suffix: str = "", n_ff: int = 0) -> Value:
+    """down(act(gate(x)) * up(x)) (Shazeer 2020); a file without ffn_gate has the rows of both in ffn_up. n_ff: its width when
+    not hp.n_ff."""
+    n_ff = n_ff or hp.n_ff
+    if g.has(f"ffn_gate{suffix}.weight"):
+        gate, up = g.linear(x, f"ffn_gate{suffix}", n_ff), g.linear(x, f"ffn_up{suffix}", n_ff)
     else:
-        both = g.linear(x, "ffn_up", 2 * hp.n_ff)
-        gate, up = g.slice(both, 0, hp.n_ff, "gate"), g.slice(both, hp.n_ff, hp.n_ff, "up")
-    return g.linear(g.glu(gate, up, act), "ffn_down", hp.n_embd)
+        both = g.linear(x, f"ffn_up{suffix}", 2 * n_ff)
+        gate, up = g.slice(both, 0, n_ff, "gate"), g.slice(both, n_ff, n_ff, "up")
+    return g.linear(g.glu(gate, up, act), f"ffn_down{suffix}", hp.n_embd)
+
+
+def swiglu(g: Graph, gate: Value, up: Value) -> Value:
+    return g.glu(gate, up, "silu")
+
+
+def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Value], Value] = swiglu) -> Value:
+    """Feed-forward by some of many experts (Shazeer et al. 2017), plus that of experts that all tokens use (Dai et al. 2024),
+    in some models gated by a sigmoid; `gated` in layers without a router. join: what is made of gate and up."""
+    e = hp.experts
+    if e is None or not g.has("ffn_gate_inp.weight"):
+        return gated(g, x, hp)
+    bias = g.maybe("exp_probs_b.bias", (e.count,))
+    routes = g.route(
+        g.linear(x, "ffn_gate_inp", e.count),
+        e.used,
+        sigmoid=e.sigmoid,
+        bias=bias,
+        groups=e.groups,
+        groups_used=e.groups_used,
+        by_two=e.sigmoid,
+        normalize=e.normalize,
+        scale=e.scale,
+    )
+
+    def experts(x: Value, name: str, rows: int, columns: int) -> Value:
+        weight = g.w(f"ffn_{name}_exps.weight", (e.count, rows, columns))
+        return g.experts(x, routes, weight, g.maybe(f"ffn_{name}_exps.bias", (e.count, rows)))
+
+    hidden = join(g, experts(x, "gate", e.n_ff, hp.n_embd), experts(x, "up", e.n_ff, hp.n_embd))
+    out = g.mix(experts(hidden, "down", hp.n_embd, e.n_ff), routes, e.used)
+    if not g.has("ffn_up_shexp.weight"):
+        return out
+    shared = gated(g, x, hp, suffix="_shexp", n_ff=e.n_ff_shared)
+    if g.has("ffn_gate_inp_shexp.weight"):
+        shared = g.mix(shared, g.act(g.linear(x, "ffn_gate_inp_shexp", 1), "sigmoid"), 1)
+    return g.add(out, shared, "add_shared")
 
 
 def feed_forward(g: Graph, x: Value, hp: HParams, act: str) -> Value:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from llmq.arch.fields import Fields, shortest
 from llmq.arch.hf_names import DECODER
 from llmq.arch.hparams import MAX_LAYERS, HParams, read_hparams
+from llmq.arch.moe import Pick, hf_expert_metadata, hf_expert_parts
 from llmq.arch.rope import hf_rope_metadata, hf_rope_scaling
 from llmq.errors import UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue, Tensor
@@ -32,7 +33,7 @@ Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 class Family:
     """The decoder-only defaults; a family overrides what is its own.
 
-    name: `general.architecture`. ignored: endings of tensor names that carry nothing. slides: see
+    name: `general.architecture`. ignored: endings of tensor names that carry nothing. slides, normalizes, truncates: see
     `read_hparams`. About config.json: hf_model_types, the
     `model_type`s that it covers; hf_defaults, what transformers assumes for keys that are left out; hf_requires, keys that
     may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the feed-forward in widths
@@ -44,6 +45,8 @@ class Family:
     hf_model_types: tuple[str, ...]
     hf_defaults: Mapping[str, object] = {}
     slides = 0
+    normalizes: bool | None = None
+    truncates = True
     hf_rotary = True
     hf_ff_ratio = 0
     hf_classes: Mapping[str, str] = {}
@@ -55,7 +58,7 @@ class Family:
 
     def hparams(self, f: Fields) -> HParams:
         """Read and check the hyper-parameters; `f` reads the keys of `{name}.`."""
-        return read_hparams(f, slides=self.slides)
+        return read_hparams(f, slides=self.slides, normalizes=self.normalizes, truncates=self.truncates)
 
     def build(self, g: Graph, hp: HParams) -> Value:
         """Append the model to g; the logits."""
@@ -85,7 +88,7 @@ class Family:
             f"{p}attention.head_count_kv": f.integer("num_key_value_heads", default=n_head),
         }
         if self.hf_rotary:
-            out |= hf_rope_metadata(f, p, n_ctx_train, head_dim)
+            out |= hf_rope_metadata(f, p, n_ctx_train, head_dim, truncates=self.truncates)
         if f.has("rms_norm_eps"):
             out[f"{p}attention.layer_norm_rms_epsilon"] = f.number("rms_norm_eps")
         if f.has(*LAYER_NORM_EPS):
@@ -93,6 +96,8 @@ class Family:
         if f.has("head_dim"):
             out |= {f"{p}attention.key_length": head_dim, f"{p}attention.value_length": head_dim}
         out |= _hf_window(f, p, self.slides)
+        if self.normalizes is not None:
+            out |= hf_expert_metadata(f, p, self.normalizes)
         return out | self.hf_more(f)
 
     @property
@@ -104,6 +109,8 @@ class Family:
         """The config.json of a GGUF, as far as the family decides it: the inverse of `hf_metadata`; `f` reads the keys of
         `{name}.`. UnsupportedError for what config.json cannot say."""
         hp = self.hparams(f)
+        if hp.experts is not None:
+            raise UnsupportedError("mixtures of experts have no way back to a folder", path=f.path)
         out: dict[str, object] = {
             "architectures": [self.hf_class],
             "model_type": self.hf_model_types[0],
@@ -148,6 +155,11 @@ class Family:
     def hf_skipped_rows(self, name: str, config: Mapping[str, object]) -> int:
         """How many rows at the start of the Hugging Face tensor the GGUF tensor `name` leaves out."""
         return 0
+
+    def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
+        """What a tensor of Hugging Face is in GGUF: the names that `hf_name` takes, and what picks each (None: all of it); no
+        parts when it is left out. The tensors of single experts ("….experts.3.…") need no care, they are stacked."""
+        return hf_expert_parts(name)
 
     def hf_name(self, name: str) -> str:
         """The name by which the tensor maps of the `gguf` package know a tensor of Hugging Face."""

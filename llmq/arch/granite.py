@@ -29,7 +29,7 @@ class Granite(Llama):
         return replace(hp, logit_scale=1 / hp.logit_scale)  # the logits are divided by it
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        return super().hf_more(f) | {f"granite.{key}": f.number(name, default=1.0) for key, name in self.hf_numbers.items()}
+        return super().hf_more(f) | {f"{self.name}.{key}": f.number(name, default=1.0) for key, name in self.hf_numbers.items()}
 
 
 FAMILY = Granite()

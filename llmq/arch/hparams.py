@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmq.arch.fields import Fields
+from llmq.arch.moe import Experts, read_experts
 from llmq.arch.rope import Rope, read_rope
 from llmq.errors import UnsupportedError
 
@@ -18,7 +19,8 @@ class HParams:
     """Counts and widths, all at least 1; n_ctx is the context that the model is built for, n_ctx_train that of its
     training. Per layer: `windows`, how far attention looks back (0: to the start), and `ropes`, how positions turn queries
     and keys (None: not at all). The scales are 1, the caps and `alibi` 0 when a model has none. `parallel`: attention and
-    feed-forward side by side, where a family has both ways. `causal`: tokens see only those before them."""
+    feed-forward side by side, where a family has both ways. `causal`: tokens see only those before them. `experts` is None
+    without."""
 
     n_vocab: int
     n_ctx_train: int
@@ -42,16 +44,25 @@ class HParams:
     logit_softcap: float
     parallel: bool
     causal: bool
+    experts: Experts | None
 
 
 def read_hparams(
-    f: Fields, *, layer_norm: bool = False, positions: bool = False, slides: int = 0, causal: bool = True
+    f: Fields,
+    *,
+    layer_norm: bool = False,
+    positions: bool = False,
+    slides: int = 0,
+    causal: bool = True,
+    normalizes: bool | None = None,
+    truncates: bool = True,
 ) -> HParams:
     """Read and check them; `f` has the keys of `{architecture}.`. FormatError names the key that is missing or wrong.
 
     layer_norm: epsilon is that of LayerNorm; positions: added to the embeddings or ALiBi, not rotary; slides: with a window and
     no word about which layers have it, the period p of which all but each p-th do (0: all); causal: what holds when
-    the file does not say."""
+    the file does not say; normalizes: the same of the weights of experts, None: the family has none; truncates: whether YaRN
+    rounds its range to whole columns."""
     n_embd = f.integer("embedding_length", high=MAX_WIDTH)
     n_layer = f.integer("block_count", high=MAX_LAYERS)
     n_head = f.integer("attention.head_count", high=MAX_HEADS)
@@ -62,8 +73,9 @@ def read_hparams(
         raise f.error("attention.head_count", f"a divisor of the width {n_embd} expected, found {n_head}")
     head_dim = f.integer("attention.key_length", high=MAX_WIDTH, default=max(n_embd // n_head, 1))
     n_ctx_train = f.integer("context_length", high=MAX_CONTEXT)
-    if f.integer("expert_count", low=0, default=0):
-        raise UnsupportedError(f"{f.prefix}expert_count: mixtures of experts are not supported", path=f.path)
+    n_ff = f.integer("feed_forward_length", high=MAX_WIDTH * 16)
+    if normalizes is None and f.integer("expert_count", low=0, default=0):
+        raise UnsupportedError(f"{f.prefix}expert_count: this architecture has no experts", path=f.path)
     norm = "attention.layer_norm_epsilon" if layer_norm else "attention.layer_norm_rms_epsilon"
     return HParams(
         n_vocab=_vocabulary(f),
@@ -75,10 +87,10 @@ def read_hparams(
         n_head_kv=n_head_kv,
         head_dim=head_dim,
         head_dim_v=f.integer("attention.value_length", high=MAX_WIDTH, default=head_dim),
-        n_ff=f.integer("feed_forward_length", high=MAX_WIDTH * 16),
+        n_ff=n_ff,
         eps=f.number(norm, high=1.0),
         windows=_windows(f, n_layer, slides),
-        ropes=(None if positions else read_rope(f, head_dim, n_ctx_train),) * n_layer,
+        ropes=(None if positions else read_rope(f, head_dim, n_ctx_train, truncates=truncates),) * n_layer,
         attention_scale=_scale(f, "attention.scale", head_dim**-0.5),
         attention_softcap=_scale(f, "attn_logit_softcapping", 0.0),
         alibi=_scale(f, "attention.max_alibi_bias", 0.0),
@@ -88,6 +100,7 @@ def read_hparams(
         logit_softcap=_scale(f, "final_logit_softcapping", 0.0),
         parallel=f.flag("use_parallel_residual", default=False),
         causal=f.flag("attention.causal", default=causal),
+        experts=None if normalizes is None else read_experts(f, n_ff, normalizes),
     )
 
 

@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and what shares its graph: Mistral, TinyLlama, SmolLM, Yi.
+"""Llama 1 to 3 and what shares its graph: Mistral, Mixtral, TinyLlama, SmolLM, Yi.
 
 GGUF stores the rows of q and k so that rotary pairs are neighbours; Hugging Face has the two halves of a head apart."""
 
@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from llmq.arch.blocks import attention, decoder, gated
+from llmq.arch.blocks import attention, decoder, mixture
 from llmq.arch.family import Family, Transform
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams
@@ -25,12 +25,13 @@ __all__ = ["FAMILY", "Llama"]
 
 class Llama(Family):
     name = "llama"
-    hf_model_types: tuple[str, ...] = ("llama", "mistral", "Yi")
+    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "Yi")
     hf_classes: Mapping[str, str] = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+    normalizes = True
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        return decoder(g, hp, attend=partial(attention, interleaved=True), feed=gated)
+        return decoder(g, hp, attend=partial(attention, interleaved=True), feed=mixture)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return {f"{self.name}.vocab_size": f.integer("vocab_size"), f"{self.name}.rope.dimension_count": _head_dim(f)}

@@ -50,6 +50,7 @@ class Rope:
     attn_factor: float = 1.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncates: bool = True  # YaRN's range of pairs is rounded outwards
 
     def table(self, factors: npt.NDArray[np.float32] | None = None, context: int = 0) -> npt.NDArray[np.float32]:
         """Inverse frequencies for sequences of up to `context` tokens, float32 (dims/2,); `factors` (same shape) divide
@@ -79,10 +80,12 @@ class Rope:
         def pair_turning(times: float) -> float:
             return self.dims * math.log(self.original_context / (times * 2 * math.pi)) / (2 * math.log(self.base))
 
-        low = max(math.floor(pair_turning(self.beta_fast)), 0)
-        high = min(math.ceil(pair_turning(self.beta_slow)), self.dims - 1)
+        low, high = pair_turning(self.beta_fast), pair_turning(self.beta_slow)
+        if self.truncates:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, self.dims - 1)
         ramp = (np.arange(self.dims // 2) - low) / max(high - low, 0.001)
-        return 1 - np.clip(ramp, 0, 1)
+        return np.asarray(1 - np.clip(ramp, 0, 1), np.float64)
 
 
 def yarn_scale(factor: float, mscale: float = 1.0) -> float:
@@ -100,8 +103,8 @@ def llama3_factors(
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
-def read_rope(f: Fields, head_dim: int, n_ctx_train: int) -> Rope:
-    """The scheme that GGUF metadata asks for."""
+def read_rope(f: Fields, head_dim: int, n_ctx_train: int, *, truncates: bool = True) -> Rope:
+    """The scheme that GGUF metadata asks for; it has no key for `truncates`."""
     dims = f.integer("rope.dimension_count", low=2, high=head_dim, default=head_dim)
     if dims % 2:
         raise f.error("rope.dimension_count", f"an even number expected, found {dims}")
@@ -126,7 +129,7 @@ def read_rope(f: Fields, head_dim: int, n_ctx_train: int) -> Rope:
         fast = f.number("rope.scaling.yarn_beta_fast", high=1e6, default=32.0)
         slow = f.number("rope.scaling.yarn_beta_slow", high=1e6, default=1.0)
         original = f.integer("rope.scaling.original_context_length", high=2**27, default=n_ctx_train)
-        return Rope(dims, base, scaling, factor, original, attn_factor, fast, slow)
+        return Rope(dims, base, scaling, factor, original, attn_factor, fast, slow, truncates)
     raise UnsupportedError(
         f"{f.prefix}rope.scaling.type: none, linear, yarn or longrope expected, found {quoted(scaling)}", path=f.path
     )
@@ -149,8 +152,10 @@ def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
     return Fields(merged, config.path)
 
 
-def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int, head_dim: int) -> Mapping[str, int | float | str]:
-    """The `rope.*` keys of GGUF for a config.json."""
+def hf_rope_metadata(
+    config: Fields, prefix: str, n_ctx_train: int, head_dim: int, *, truncates: bool = True
+) -> Mapping[str, int | float | str]:
+    """The `rope.*` keys of GGUF for a config.json, whose YaRN must do as `truncates` says."""
     rope = hf_rope(config)
     out: dict[str, int | float | str] = {}
     kind = rope.text("rope_type", "type", default="default").lower()
@@ -169,8 +174,9 @@ def hf_rope_metadata(config: Fields, prefix: str, n_ctx_train: int, head_dim: in
         for name in ("beta_fast", "beta_slow"):
             if rope.has(name):
                 out[f"{prefix}rope.scaling.yarn_{name}"] = rope.number(name)
-        if not rope.flag("truncate", default=True):
-            raise UnsupportedError("config.json: rope truncate = false is not supported", path=config.path)
+        if rope.flag("truncate", default=True) != truncates:
+            wanted = str(truncates).lower()
+            raise UnsupportedError(f"config.json: rope truncate = {wanted} expected for this architecture", path=config.path)
     elif kind == "dynamic":  # a key of ours: llama.cpp has no such type, and none is needed within the original context
         out[f"{prefix}rope.scaling.dynamic_factor"] = rope.number("factor", high=1e6)
     elif kind not in ("default", "linear", "llama3", "longrope", "su"):

@@ -165,7 +165,7 @@ class _Single:
             rows = np.ascontiguousarray(tensor.raw().reshape(tensor.shape[0], -1)[ids])
             tensor = Tensor(weight.name, (len(ids), tensor.shape[1]), tensor.type, lambda: rows.reshape(-1))
         self.tensors[weight.name] = tensor
-        return graph.w(weight.name, tensor.shape)
+        return graph.w(weight.name, tensor.shape if self.op.kind == "EMBED" else weight.shape)
 
     def _input(self, graph: Graph, name: str, x: Array) -> Value:
         table = np.ascontiguousarray(x, np.float32)

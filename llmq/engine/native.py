@@ -123,7 +123,7 @@ class NativeEngine:
 
     def _load_matrix(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
         assert tensor is not None
-        *experts, n, k = tensor.shape
+        *experts, n, k = weight.shape
         if not core.pack(i, tensor.type, n, k, int(np.prod(experts, dtype=np.int64)), tensor.raw(), self._huge_pages):
             raise FormatError(f"tensor {tensor.name!r} holds NaN or infinity", path=tensor.path or None, offset=tensor.offset)
 

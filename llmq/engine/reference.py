@@ -172,7 +172,7 @@ class ReferenceEngine:
             return self._cache[n]
         weight = self.tape.weights[n]
         values = weight.data if weight.data is not None else self._open()[weight.name].numpy()
-        self._cache[n] = values.astype(self.dtype, copy=False)
+        self._cache[n] = values.reshape(weight.shape).astype(self.dtype, copy=False)
         while len(self._cache) > 1 and sum(w.nbytes for w in self._cache.values()) > self._cache_bytes:
             self._cache.popitem(last=False)
         return self._cache[n]

@@ -21,13 +21,15 @@ import numpy.typing as npt
 from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
 from llmq.formats.json_file import read_json, read_json_value
-from llmq.formats.packed import OrderedRows, PackedWeight, unpacked
+from llmq.formats.packed import OrderedRows, PackedWeight, StackedRows, unpacked
+from llmq.formats.packed.mxfp4 import is_blocks, mxfp4_blocks, scales_of
 from llmq.formats.stored import StoredTensor
 from llmq.formats.weights import open_folder_weights
 from llmq.quant.types import QuantType
 
 if TYPE_CHECKING:
     from llmq.arch.family import Family
+    from llmq.arch.moe import Pick
 
 __all__ = ["SAMPLING_HINTS", "gguf_names", "is_folder", "open_folder", "tensor_order"]
 
@@ -38,7 +40,8 @@ _FLOATS = {  # what each becomes; F16 has every value of both kinds of 8 bits
 }  # fmt: skip
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7, "MXFP4": 38}  # general.file_type
 _QUANTIZATION_VERSION = 2
-_ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$")
+_ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$|_exps\.bias$")
+_EXPERT = re.compile(r"\.experts\.(\d{1,4})\.")
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's, AutoAWQ's
 SAMPLING_HINTS = {  # generation_config.json: GGUF key after general.sampling.
     "temperature": ("temp", float),
@@ -123,36 +126,41 @@ def _gguf_tensors(
     n_layer = family.hf_n_layer(config, str(folder / "config.json"))
     known = gguf_names(family, config, str(folder / "config.json"))
     tied = config.get("tie_word_embeddings") is True
-    found: dict[str, Tensor] = {}
+    found: dict[str, dict[int, Tensor]] = {}  # by name and expert, -1 for what is not an expert's
     for name, tensor in weights.items():
-        gguf_name = known(name)
-        if (
-            family.hf_drops(name, config)
-            or (gguf_name or "").endswith(family.ignored)
-            or (tied and gguf_name == "output.weight")
-        ):
-            continue
-        if gguf_name is None:
-            raise FormatError(
-                f"tensor {quoted(name)} is not one of a {family.name} model of {n_layer} layers", path=_path_of(tensor)
-            )
-        if gguf_name in found:
-            raise FormatError(f"two tensors stand for {gguf_name}, the second is {quoted(name)}", path=_path_of(tensor))
-        if isinstance(tensor, PackedWeight):
-            found[gguf_name] = _packed(gguf_name, tensor, family, config)
-        else:
-            found[gguf_name] = _converted(gguf_name, tensor, family, config)
+        for part, pick in () if family.hf_drops(name, config) else family.hf_parts(name, config):
+            expert = _EXPERT.search(part)
+            gguf_name = known(_EXPERT.sub(".experts.", part))
+            if (gguf_name or "").endswith(family.ignored) or (tied and gguf_name == "output.weight"):
+                continue
+            if gguf_name is None:
+                raise FormatError(
+                    f"tensor {quoted(name)} is not one of a {family.name} model of {n_layer} layers", path=_path_of(tensor)
+                )
+            same, place = found.setdefault(gguf_name, {}), int(expert[1]) if expert else -1
+            if place in same or (same and -1 in (place, *same)):
+                raise FormatError(f"two tensors stand for {gguf_name}, the second is {quoted(name)}", path=_path_of(tensor))
+            if isinstance(tensor, PackedWeight):
+                same[place] = _packed(gguf_name, tensor, family, config, pick)
+            elif is_blocks(tensor):
+                same[place] = _microscaled(gguf_name, tensor, weights, pick)
+            else:
+                same[place] = _converted(gguf_name, tensor, family, config, pick)
+    tensors = {name: parts[-1] if -1 in parts else _stacked(name, parts) for name, parts in found.items()}
     for name, values in family.hf_extra_tensors(config).items():
-        found[name] = _computed(name, values, folder)
-    return {name: found[name] for name in sorted(found, key=tensor_order)}
+        tensors[name] = _computed(name, values, folder)
+    return {name: tensors[name] for name in sorted(tensors, key=tensor_order)}
 
 
 def _path_of(tensor: StoredTensor | PackedWeight) -> str:
     return tensor.path if isinstance(tensor, PackedWeight) else str(tensor.source.path)
 
 
-def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[str, Any]) -> Tensor:
-    """The GGUF tensor `name` made from a stored one: widened where GGUF has F32, turned and rearranged as the family says."""
+def _converted(
+    name: str, stored: StoredTensor, family: Family, config: Mapping[str, Any], pick: Pick | None = None
+) -> Tensor:
+    """The GGUF tensor `name` made from a stored one or what `pick` takes of it: widened where GGUF has F32, turned and
+    rearranged as the family says."""
     path = str(stored.source.path)
     if stored.dtype not in _FLOATS:
         raise UnsupportedError(
@@ -165,15 +173,16 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
             f"tensor {quoted(stored.name)} has shape {stored.shape}; expected 1 to 4 dimensions, none 0", path=path
         )
     qtype = _FLOATS[stored.dtype]
-    as_f32 = qtype is not QuantType.F32 and (len(stored.shape) == 1 or _ALWAYS_F32.search(name) is not None)
+    shape = stored.shape if pick is None else _picked_shape(stored, pick)
+    as_f32 = qtype is not QuantType.F32 and (len(shape) == 1 or _ALWAYS_F32.search(name) is not None)
     transform, transposed = family.hf_transform(name, config), family.hf_transposed(name)
-    shape = stored.shape[::-1] if transposed else stored.shape
+    shape = shape[::-1] if transposed else shape
     skipped = family.hf_skipped_rows(name, config)
     if skipped >= shape[0]:
         raise FormatError(f"tensor {quoted(stored.name)} has {shape[0]} rows; more than {skipped} expected", path=path)
     shape = (shape[0] - skipped, *shape[1:])
     as_stored = stored.dtype == qtype.name and not as_f32
-    plain = transform is None and as_stored and not transposed and not skipped
+    plain = pick is None and transform is None and as_stored and not transposed and not skipped
 
     if plain and stored.strides is None:
         read = partial(stored.source.view, stored.offset, stored.nbytes)
@@ -183,6 +192,7 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
         values = stored.array()
         if not as_stored:
             values = stored.values().astype(np.float32 if as_f32 or qtype is QuantType.F32 else np.float16, copy=False)
+        values = values if pick is None else pick(values)
         values = (values.T if transposed else values)[skipped:]
         values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.release()
@@ -191,8 +201,10 @@ def _converted(name: str, stored: StoredTensor, family: Family, config: Mapping[
     return Tensor(name, shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
 
 
-def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str, Any]) -> Tensor:
+def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str, Any], pick: Pick | None) -> Tensor:
     """The GGUF tensor `name` made from a packed matrix, whose rows are outputs whatever its float form had."""
+    if pick is not None:
+        raise UnsupportedError(f"tensor {quoted(weight.name)}: a part of a packed matrix is needed", path=weight.path)
     transform = family.hf_transform(name, config)
     order = None
     if transform is not None:
@@ -204,6 +216,60 @@ def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str
     return Tensor(
         name, weight.shape, qtype, partial(rows.blocks, qtype, 0, weight.shape[0]), weight.path, weight.offset, packed=rows
     )
+
+
+def _microscaled(
+    name: str, blocks: StoredTensor, weights: Mapping[str, StoredTensor | PackedWeight], pick: Pick | None
+) -> Tensor:
+    """The GGUF tensor `name` of type MXFP4 made from blocks and their scales, or what `pick` takes of both."""
+    scales = scales_of(blocks, weights)
+    shape = blocks.shape[:-1] if pick is None else _picked_shape(scales, pick)
+
+    def read() -> npt.NDArray[np.uint8]:
+        both = [tensor.array() if pick is None else pick(tensor.array()) for tensor in (blocks, scales)]
+        out = mxfp4_blocks(both[0].view(np.uint8), both[1].view(np.uint8))
+        blocks.release()
+        scales.release()
+        return out.reshape(-1)
+
+    return Tensor(name, (*shape[:-1], shape[-1] * 32), QuantType.MXFP4, read, str(blocks.source.path))
+
+
+def _picked_shape(stored: StoredTensor, pick: Pick) -> tuple[int, ...]:
+    try:
+        return pick(np.broadcast_to(np.int8(0), stored.shape)).shape
+    except (IndexError, ValueError):
+        raise FormatError(
+            f"tensor {quoted(stored.name)} has shape {stored.shape}, which has not the parts that it should have",
+            path=stored.source.path,
+            offset=stored.offset,
+        ) from None
+
+
+def _stacked(name: str, experts: Mapping[int, Tensor]) -> Tensor:
+    """The tensors of single experts as one, (experts, …)."""
+    first = experts[min(experts)]
+    if sorted(experts) != list(range(len(experts))):
+        missing = next(i for i in range(max(experts)) if i not in experts)
+        raise FormatError(f"{name}: expert {missing} of {max(experts) + 1} is missing", path=first.path)
+    for i, tensor in experts.items():
+        if (tensor.shape, tensor.type) != (first.shape, first.type):
+            raise FormatError(
+                f"{name}: expert {i} is {tensor.type.name} of shape {tensor.shape}, another {first.type.name} of {first.shape}",
+                path=tensor.path,
+            )
+    ordered = [experts[i] for i in range(len(experts))]
+
+    def read() -> npt.NDArray[np.uint8]:
+        out = np.empty((len(experts), first.nbytes), np.uint8)
+        for row, tensor in zip(out, ordered, strict=True):
+            row[:] = tensor.raw()
+            tensor.release(0, tensor.nbytes)
+        return out.reshape(-1)
+
+    packed = [tensor.packed for tensor in ordered if tensor.packed is not None]
+    rows = StackedRows(packed, first.shape[0]) if len(packed) == len(ordered) else None
+    return Tensor(name, (len(experts), *first.shape), first.type, read, first.path, first.offset, packed=rows)
 
 
 def _computed(name: str, values: npt.NDArray[np.float32], folder: Path) -> Tensor:

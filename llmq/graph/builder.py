@@ -75,12 +75,13 @@ class Graph:
         return self._prefix + name in self.tensors
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The file's tensor of that name. FormatError when it is missing or has another shape."""
+        """The file's tensor of that name. FormatError when it is missing or has another shape; a matrix of one row may be a
+        vector."""
         full = self._prefix + name
         found = self.tensors.get(full)
         if found is None:
             raise FormatError(f"no tensor {full!r}; the hyper-parameters ask for one of shape {shape}", path=self.path)
-        if found.shape != shape:
+        if found.shape not in (shape, shape[1:] if shape[:-1] == (1,) else shape):
             raise FormatError(
                 f"tensor {full!r}: the hyper-parameters ask for shape {shape}, the file has {found.shape}",
                 path=self.path,

@@ -267,8 +267,10 @@ def find_recipe(name: str) -> Recipe:
 
 
 def may_quantize(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor is a matrix of weights: vectors, norms, routers, positions and small convolutions stay as they are."""
-    return len(shape) >= 2 and name.endswith("weight") and _KEPT.search(name) is None
+    """Whether a tensor is a matrix of weights: vectors (also as matrices of one row), norms, routers, positions and small
+    convolutions stay as they are."""
+    ones = next((i for i, n in enumerate(shape) if n > 1), len(shape))
+    return len(shape) - ones >= 2 and name.endswith("weight") and _KEPT.search(name) is None
 
 
 def places(shapes: Mapping[str, Sequence[int]], facts: Facts) -> dict[str, Place]:

@@ -19,7 +19,7 @@ import transformers
 from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from goldens import FOLDER, Golden, weight, write_folder
+from goldens import FOLDER, Golden, write_folder
 
 LENGTHS = (37, 12, 1)
 SMALL: dict[str, Any] = {
@@ -38,6 +38,16 @@ FACTORS = {
     "short_factor": [1.0, 1.1, 1.3, 1.5, 1.8, 2.0, 2.5, 3.0],
     "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0],
 }
+QWEN_EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}
+GPT_OSS: dict[str, Any] = {
+    "num_hidden_layers": 3, "num_local_experts": 6, "num_experts_per_tok": 2, "head_dim": 24, "sliding_window": 9,
+    **rope("yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=0.4, truncate=False),
+}  # fmt: skip
+DEEPSEEK: dict[str, Any] = {
+    "num_key_value_heads": 4, "q_lora_rank": 40, "kv_lora_rank": 32, "qk_nope_head_dim": 24, "qk_rope_head_dim": 16,
+    "v_head_dim": 20, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 2, "moe_intermediate_size": 40,
+    "first_k_dense_replace": 1,
+}  # fmt: skip
 CONTEXTS = {"phi3-short": 40, "llama-dynamic": 37}
 # what a context of that length is built for is what transformers does for a sequence that fills it
 ONLY = {"phi3-long": LENGTHS[:2], "llama-dynamic": LENGTHS[:1]}
@@ -199,6 +209,47 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bloom": ("BloomConfig", {"hidden_size": 64, "n_head": 4, "n_layer": 2, "tie_word_embeddings": True}),
     "bloom-6-heads": ("BloomConfig", {"hidden_size": 48, "n_head": 6, "n_layer": 2, "tie_word_embeddings": True}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    "mixtral-window": (
+        "MixtralConfig",
+        {"num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 9, "tie_word_embeddings": True},
+    ),
+    "qwen2moe": ("Qwen2MoeConfig", QWEN_EXPERTS | {"shared_expert_intermediate_size": 80}),
+    "qwen2moe-normalized": (
+        "Qwen2MoeConfig",
+        QWEN_EXPERTS | {"shared_expert_intermediate_size": 48, "norm_topk_prob": True},
+    ),
+    "qwen3moe": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "norm_topk_prob": True}),
+    "qwen3moe-plain": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 16, "num_experts_per_tok": 1}),
+    "olmoe": (
+        "OlmoeConfig",
+        {"num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 48, "num_key_value_heads": 4}
+        | {"eos_token_id": None, "pad_token_id": None},
+    ),
+    "granitemoe": (
+        "GraniteMoeConfig",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "embedding_multiplier": 3.0, "residual_multiplier": 0.4}
+        | {"attention_multiplier": 0.3, "logits_scaling": 2.5},
+    ),
+    "gptoss": ("GptOssConfig", GPT_OSS),
+    "gptoss-plain": (
+        "GptOssConfig",
+        GPT_OSS | {"num_experts_per_tok": 4, "head_dim": 16} | rope("yarn", factor=1.0, truncate=False),
+    ),
+    "deepseek2-lite": ("DeepseekV2Config", DEEPSEEK | {"q_lora_rank": None, "n_group": 1, "topk_group": 1}),
+    "deepseek2-groups": (
+        "DeepseekV2Config",
+        DEEPSEEK
+        | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 3.0}
+        | rope("yarn", factor=4.0, original_max_position_embeddings=16, mscale=0.7, mscale_all_dim=0.7),
+    ),
+    "deepseek3": (
+        "DeepseekV3Config",
+        DEEPSEEK
+        | {"n_group": 4, "topk_group": 2, "norm_topk_prob": True, "num_experts_per_tok": 4}
+        | rope("yarn", factor=4.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=1.0),
+    ),
+    "deepseek3-one-group": ("DeepseekV3Config", DEEPSEEK | {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 0}),
     "qwen3-yarn": ("Qwen3Config", {"head_dim": 24, **YARN}),
     "llama-dynamic": ("LlamaConfig", {"max_position_embeddings": 20, **rope("dynamic", factor=3.0)}),
     "llama-dynamic-short": ("LlamaConfig", rope("dynamic", factor=3.0)),
@@ -234,18 +285,23 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def make_encoder(name: str) -> None:
-    """The names of tensors and keys are those of a saved folder, which for some models are not the ones in memory."""
-    cls, model_cls, changes = ENCODERS[name]
-    config = getattr(transformers, cls)(**{k: v for k, v in {**TINY_BERT, **changes}.items() if v is not None})
+def seeded(name: str, model: Any) -> tuple[Any, Any, Any]:
+    """The model with the weights of tests/goldens.py, its config.json and the shapes of its tensors. The names of tensors and
+    keys are those of a saved folder, which for some models are not the ones in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        getattr(transformers, model_cls)(config).save_pretrained(folder)
+        model.float().save_pretrained(folder)
         stored = json.loads(Path(folder, "config.json").read_text())
         with safe_open(Path(folder, "model.safetensors"), "np") as saved:
             shapes = {key: tuple(saved.get_slice(key).get_shape()) for key in saved.keys()}  # noqa: SIM118 - no dict
         shapes = {key: shape for key, shape in shapes.items() if not key.endswith("position_ids")}
         write_folder(Golden(name, stored, shapes, None, []), Path(folder))
-        model = getattr(transformers, model_cls).from_pretrained(folder, attn_implementation="eager").float().eval()
+        return type(model).from_pretrained(folder, attn_implementation="eager").float().eval(), stored, shapes
+
+
+def make_encoder(name: str) -> None:
+    cls, model_cls, changes = ENCODERS[name]
+    config = getattr(transformers, cls)(**{k: v for k, v in {**TINY_BERT, **changes}.items() if v is not None})
+    model, stored, shapes = seeded(name, getattr(transformers, model_cls)(config))
     scores = "Classification" in model_cls
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(6)
@@ -276,12 +332,7 @@ def make(name: str) -> None:
     # a configuration with its own names for the widths (n_embd, d_model, …) gets none of SMALL's but the vocabulary
     small = {"vocab_size": SMALL["vocab_size"]} if {"n_layer", "n_layers"} & changes.keys() else SMALL
     config = getattr(transformers, cls)(**{**small, **changes})
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
-    shapes = {}
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            shapes[key] = tuple(parameter.shape)
-            parameter.copy_(torch.from_numpy(weight(key, shapes[key])))
+    model, stored, shapes = seeded(name, transformers.AutoModelForCausalLM.from_config(config))
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(5)
     for n, length in enumerate(ONLY.get(name, LENGTHS)):
@@ -289,7 +340,6 @@ def make(name: str) -> None:
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()
         arrays |= {f"tokens{n}": tokens, f"logits{n}": logits.astype(np.float32)}
-    stored = json.loads(config.to_json_string())
     save(name, stored, shapes, arrays)
 
 

@@ -19,15 +19,20 @@ import numpy as np
 TOLERANCE = 2e-3  # of the largest logit; llama.cpp computes some products in half precision
 WINDOW, SCALE = "takes no window for this family", "takes the scale of attention from the width of a head"
 LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
+    "deepseek2-groups": "ranks groups by their best two experts, as DeepSeek-V3 does and V2 does not",
     "gemma2": SCALE,
     "gemma2-uncapped": "always caps",
     "gemma3": SCALE,
     "gemma3-plain": SCALE,
+    "gptoss": "rounds YaRN's range of columns, and takes beta_fast and beta_slow from its caller, not from the file",
     "llama-yarn-betas": "takes beta_fast and beta_slow from its caller, not from the file",
     "mistral-window": WINDOW,
+    "mixtral-window": WINDOW,
     "phi3": WINDOW,
     "phi3-short": "has no contexts below 256, so it takes the long factors",
     "qwen2-windows": WINDOW,
+    "qwen2moe-normalized": "never normalizes the weights of this family's experts",
+    "qwen3moe-plain": "always normalizes the weights of this family's experts",
     "starcoder2": WINDOW,
 }
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from llmq.arch.fields import Fields
 from llmq.errors import FormatError, UnsupportedError, quoted
 from llmq.formats.packed.parts import Parts, Unpacker
-from llmq.formats.packed.weight import OrderedRows, PackedWeight
+from llmq.formats.packed.weight import OrderedRows, PackedWeight, StackedRows
 from llmq.formats.stored import StoredTensor
 
-__all__ = ["OrderedRows", "PackedWeight", "unpacked"]
+__all__ = ["OrderedRows", "PackedWeight", "StackedRows", "unpacked"]
 
 _METHODS = {  # quant_method: module
     "gptq": "gptq",
@@ -40,9 +40,11 @@ def unpacked(
     path = str(folder)
     settings = Fields(quantization, path)
     method = _method(settings)
+    if method == "mxfp4":  # stacks of experts, whose parts only the family can tell
+        return dict(stored)
     if method not in _METHODS:
         raise UnsupportedError(
-            f"the weights are quantized by {quoted(method)}; known are {', '.join(_METHODS)}. "
+            f"the weights are quantized by {quoted(method)}; known are {', '.join(_METHODS)} and mxfp4. "
             "Give the original model or a GGUF file",
             path=path,
         )

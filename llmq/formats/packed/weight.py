@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from llmq.errors import FormatError, quoted
+from llmq.formats.checkpoint import Packed
 from llmq.quant.types import QuantType
 
-__all__ = ["Floats", "OrderedRows", "PackedWeight", "Rows", "UInt8s", "float_type", "in_f16"]
+__all__ = ["Floats", "OrderedRows", "PackedWeight", "Rows", "StackedRows", "UInt8s", "float_type", "in_f16"]
 
 Floats = npt.NDArray[np.float32]
 UInt8s = npt.NDArray[np.uint8]
@@ -98,6 +99,29 @@ class OrderedRows:
             found = self.weight.blocks(rows, qtype)
             out[at : at + len(found)] = found
         return out.reshape(-1)
+
+
+class StackedRows:
+    """Packed matrices of `rows` rows each, one after another: what llmq.formats.checkpoint.Packed asks for."""
+
+    def __init__(self, matrices: Sequence[Packed], rows: int) -> None:
+        self.matrices, self.rows = matrices, rows
+        first = matrices[0]
+        self.kind, self.is_float, self.forms = first.kind, first.is_float, first.forms
+        self.nbytes = sum(matrix.nbytes for matrix in matrices)
+
+    def _ranges(self, begin: int, end: int) -> Iterator[tuple[Packed, int, int]]:
+        for i in range(begin // self.rows, -(-end // self.rows)):
+            start = i * self.rows
+            yield self.matrices[i], max(begin - start, 0), min(end - start, self.rows)
+
+    def values(self, begin: int, end: int) -> Floats:
+        """See `Packed`."""
+        return np.concatenate([matrix.values(first, last) for matrix, first, last in self._ranges(begin, end)])
+
+    def blocks(self, qtype: QuantType, begin: int, end: int) -> UInt8s:
+        """See `Packed`."""
+        return np.concatenate([matrix.blocks(qtype, first, last) for matrix, first, last in self._ranges(begin, end)])
 
 
 def in_f16(scales: Floats) -> bool:
