@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         *(("kernel" if i == 0 else "", f"{slot:<24} {level}") for i, (slot, level) in enumerate(cpu["slots"].items())),
     ]
     if args.families:
-        rows += [("family" if i == 0 else "", name) for i, name in enumerate(facts["families"])]
+        listed = (f"{name:<12} {', '.join(types)}" for name, types in facts["families"].items())
+        rows += [("family" if i == 0 else "", line) for i, line in enumerate(listed)]
         rows.append(("types", " ".join(facts["types"])))
     sys.stdout.writelines(f"{name:<11} {value}\n" for name, value in rows)
     return 0
@@ -54,6 +55,6 @@ def _facts(families: bool) -> dict[str, Any]:
         from llmq.arch import families as known  # noqa: PLC0415 - the list is not always wanted
         from llmq.quant.types import QuantType  # noqa: PLC0415
 
-        facts["families"] = sorted(known())
+        facts["families"] = {name: list(family.hf_model_types) for name, family in sorted(known().items())}
         facts["types"] = list(QuantType.__members__)
     return facts
