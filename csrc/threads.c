@@ -168,8 +168,8 @@ static void *work(void *arg) {
     fpu_set(fpu_mode() | FPU_FLUSH);
     for (;;) {
         wait_until(p, is_announced, &p->announced, seen);
-        if (__atomic_load_n(&p->stop, __ATOMIC_SEQ_CST)) return NULL;
         const uint32_t number = __atomic_load_n(&p->announced, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&p->stop, __ATOMIC_SEQ_CST)) return NULL; /* set before the last announcement, so looked at after it */
         const job j = {
             __atomic_load_n(&p->next_job.phases, __ATOMIC_SEQ_CST), __atomic_load_n(&p->next_job.n_phases, __ATOMIC_SEQ_CST),
             __atomic_load_n(&p->next_job.work, __ATOMIC_SEQ_CST), __atomic_load_n(&p->next_job.arg, __ATOMIC_SEQ_CST),

@@ -90,3 +90,10 @@ def test_engines_of_threads_that_ended(want: dict[int, bytes]) -> None:
     closer = threading.Thread(target=made[0].close)
     closer.start()
     closer.join()
+
+
+def test_closing_right_after_a_run(want: dict[int, bytes]) -> None:
+    """A worker that hears of the last job only now, or not yet of the end, still ends."""
+    for _ in range(200):
+        with NativeEngine(TAPE, MADE.tensors, n_threads=4) as engine:
+            assert run(engine, 1) == want[1]
