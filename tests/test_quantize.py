@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -218,6 +219,18 @@ class Countdown:
             return real(*args, **kwargs)
 
         return call
+
+
+def test_the_disk_begins_to_write_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = small_model(tmp_path / "src.gguf")
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, begin, n, advice: asked.append((begin, n)), raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
+    monkeypatch.setattr(atomic, "_BEHIND", 20_000)
+    quantize_model(src, tmp_path / "dst.gguf", "COPY")
+    assert len(asked) > 1 and asked[0][0] == 0
+    assert all(begin == before + n for (before, n), (begin, _) in itertools.pairwise(asked))
+    assert asked[-1][0] + asked[-1][1] <= (tmp_path / "dst.gguf").stat().st_size
 
 
 @pytest.mark.parametrize("unnamed", [True, False])
