@@ -39,7 +39,8 @@ class Family:
     may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the feed-forward in widths
     of the model when it is left out. For the way back to a folder: hf_classes, the classes of transformers by
     model_type, hf_tensor_names (llmq.arch.hf_names), hf_numbers, keys of GGUF that are the same number under a name of
-    config.json, and hf_biases, what config.json calls that a tensor is there."""
+    config.json, and hf_biases, what config.json calls that a tensor is there, hf_renamed, the usual keys of config.json that
+    have other names."""
 
     name: str
     hf_model_types: tuple[str, ...]
@@ -52,6 +53,7 @@ class Family:
     hf_classes: Mapping[str, str] = {}
     hf_tensor_names: Mapping[str, str] = DECODER
     hf_numbers: Mapping[str, str] = {}
+    hf_renamed: Mapping[str, str] = {}
     hf_biases: Mapping[str, str] = {"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"}
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish")}
     ignored: tuple[str, ...] = (".attn_rot_embd", ".rotary_emb.inv_freq")
@@ -124,12 +126,14 @@ class Family:
             "max_position_embeddings": hp.n_ctx_train,
             "rms_norm_eps" if f.has("attention.layer_norm_rms_epsilon") else "layer_norm_eps": shortest(hp.eps),
             "tie_word_embeddings": "output.weight" not in tensors,
-            **hf_rope_scaling(f, hp.head_dim, hp.n_ctx_train),
+            **(hf_rope_scaling(f, hp.head_dim, hp.n_ctx_train) if self.hf_rotary else {}),
             **{name: shortest(f.number(key, zero=True)) for key, name in self.hf_numbers.items() if f.has(key)},
             **{name: bias in tensors for bias, name in self.hf_biases.items()},
         }
         if f.has("attention.key_length") or "head_dim" in self.hf_defaults:
             out["head_dim"] = hp.head_dim
+        if {"partial_rotary_factor", "rotary_pct"} & self.hf_defaults.keys():
+            out.setdefault("partial_rotary_factor", 1.0)
         if f.has("use_parallel_residual"):
             out["use_parallel_residual"] = hp.parallel
         if any(hp.windows):
@@ -138,7 +142,7 @@ class Family:
                 out["use_sliding_window"] = True
             if self.slides or not all(hp.windows):
                 out["layer_types"] = ["sliding_attention" if window else "full_attention" for window in hp.windows]
-        return out
+        return {self.hf_renamed.get(key, key): value for key, value in out.items()}
 
     def hf_n_layer(self, config: Mapping[str, object], path: str | None = None) -> int:
         """How many blocks a config.json announces."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from llmq.arch import hf_names
 from llmq.arch.blocks import attention, decoder, feed_forward, layer_norm
 from llmq.arch.family import Family
 from llmq.arch.fields import Fields
@@ -17,6 +18,17 @@ __all__ = ["FAMILY"]
 class GPT2(Family):
     name = "gpt2"
     hf_model_types = ("gpt2",)
+    hf_classes: Mapping[str, str] = {"gpt2": "GPT2LMHeadModel"}
+    hf_tensor_names = hf_names.GPT2
+    hf_biases: Mapping[str, str] = {}
+    hf_renamed: Mapping[str, str] = {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+        "intermediate_size": "n_inner",
+        "layer_norm_eps": "layer_norm_epsilon",
+    }
     hf_defaults: Mapping[str, object] = {"layer_norm_epsilon": 1e-5}
     hf_requires: Mapping[str, tuple[object, ...]] = {
         "activation_function": ("gelu_new",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from llmq.arch import hf_names
 from llmq.arch.blocks import attention, decoder, feed_forward, layer_norm, parallel_decoder
 from llmq.arch.family import Family, Transform
 from llmq.arch.fields import Fields
@@ -19,6 +20,10 @@ __all__ = ["FAMILY"]
 class GPTNeoX(Family):
     name = "gptneox"
     hf_model_types = ("gpt_neox",)
+    hf_classes: Mapping[str, str] = {"gpt_neox": "GPTNeoXForCausalLM"}
+    hf_tensor_names = hf_names.NEOX
+    hf_biases: Mapping[str, str] = {}
+    hf_renamed: Mapping[str, str] = {"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"}
     hf_defaults: Mapping[str, object] = {"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "rotary_pct": 0.25}
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("gelu",)}
     ignored = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")

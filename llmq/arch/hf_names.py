@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["DECODER", "FUSED", "POST_NORMS", "hf_tensor_name"]
+__all__ = ["DECODER", "FUSED", "GPT2", "NEOX", "PHI", "POST_NORMS", "STARCODER2", "hf_tensor_name"]
 
 _LAYER = "model.layers.{}."
 DECODER: Mapping[str, str] = {
@@ -35,6 +35,39 @@ POST_NORMS: Mapping[str, str] = {
 """Of families with norms after attention and feed-forward."""
 FUSED: Mapping[str, str] = {**DECODER, "attn_qkv": _LAYER + "self_attn.qkv_proj", "ffn_up": _LAYER + "mlp.gate_up_proj"}
 """With q, k, v and gate, up in one matrix each."""
+
+_GPT2, _NEOX = "transformer.h.{}.", "gpt_neox.layers.{}."
+GPT2: Mapping[str, str] = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+    "attn_norm": _GPT2 + "ln_1",
+    "attn_qkv": _GPT2 + "attn.c_attn",
+    "attn_output": _GPT2 + "attn.c_proj",
+    "ffn_norm": _GPT2 + "ln_2",
+    "ffn_up": _GPT2 + "mlp.c_fc",
+    "ffn_down": _GPT2 + "mlp.c_proj",
+}
+NEOX: Mapping[str, str] = {
+    "token_embd": "gpt_neox.embed_in",
+    "output_norm": "gpt_neox.final_layer_norm",
+    "output": "embed_out",
+    "attn_norm": _NEOX + "input_layernorm",
+    "attn_qkv": _NEOX + "attention.query_key_value",
+    "attn_output": _NEOX + "attention.dense",
+    "ffn_norm": _NEOX + "post_attention_layernorm",
+    "ffn_up": _NEOX + "mlp.dense_h_to_4h",
+    "ffn_down": _NEOX + "mlp.dense_4h_to_h",
+}
+PHI: Mapping[str, str] = {
+    **DECODER,
+    "output_norm": "model.final_layernorm",
+    "attn_output": _LAYER + "self_attn.dense",
+    "ffn_up": _LAYER + "mlp.fc1",
+    "ffn_down": _LAYER + "mlp.fc2",
+}
+STARCODER2: Mapping[str, str] = {**DECODER, "ffn_up": _LAYER + "mlp.c_fc", "ffn_down": _LAYER + "mlp.c_proj"}
 
 
 def hf_tensor_name(names: Mapping[str, str], gguf_name: str) -> str | None:

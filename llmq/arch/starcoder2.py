@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from llmq.arch import hf_names
 from llmq.arch.blocks import attention, decoder, feed_forward, layer_norm
 from llmq.arch.family import Family
 from llmq.arch.fields import Fields
@@ -17,6 +18,10 @@ __all__ = ["FAMILY"]
 class StarCoder2(Family):
     name = "starcoder2"
     hf_model_types = ("starcoder2",)
+    hf_classes: Mapping[str, str] = {"starcoder2": "Starcoder2ForCausalLM"}
+    hf_tensor_names = hf_names.STARCODER2
+    hf_biases: Mapping[str, str] = {"blk.0.attn_q.bias": "use_bias"}
+    hf_renamed: Mapping[str, str] = {"layer_norm_eps": "norm_epsilon"}
     hf_defaults: Mapping[str, object] = {"norm_epsilon": 1e-5, "max_position_embeddings": 4096}
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("gelu_pytorch_tanh",)}
 
