@@ -439,6 +439,44 @@ def test_broken_parts(case: str, change: Callable[[Parts], None], message: str, 
         open_checkpoint(path)
 
 
+def mutated(part: np.ndarray | packers.Raw) -> list[np.ndarray | packers.Raw]:
+    """The part in other shapes and types, and with extreme contents."""
+    bits = part.bits if isinstance(part, packers.Raw) else part
+    shapes = [bits[:0], bits[1:], bits.T, bits[None], bits.reshape(-1), bits[..., :-1]] if bits.ndim else [bits[None]]
+    extremes = (0, 6e4, np.nan) if bits.dtype.kind == "f" else (0, np.iinfo(bits.dtype).min, np.iinfo(bits.dtype).max)
+    full = [np.full_like(bits, value) for value in extremes]
+    same = [packers.Raw(part.dtype, b) if isinstance(part, packers.Raw) else b for b in (*shapes, *full)]
+    return [*same, bits.astype(np.float32), bits.astype(np.int8), np.zeros((), np.float32)]
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["gptq-4-asymmetric", "gptq-3-act-order", "awq", "awq-gemv", "int4-asymmetric", "int4-act-order", "int8", "fp8-per-row",
+     "fp8-blocks", "nvfp4", "mxfp4", "nf4", "nf4-nested", "llm-int8"],
+)  # fmt: skip
+def test_any_change_of_a_part_is_refused_or_read(case: str, tmp_path: Path) -> None:
+    """Whatever one part becomes: a ModelFileError that names the module, or weights; nothing else."""
+    pack, settings, *_ = FOLDERS[case]
+    parts, _ = pack(np.random.default_rng(4).standard_normal((64, 128)).astype(np.float32))
+    refused = 0
+    for name in parts:
+        for other in [None, *mutated(parts[name])]:
+            changed_parts = {f"x.{part}": other if part == name else array for part, array in parts.items()}
+            packers.save({k: v for k, v in changed_parts.items() if v is not None}, tmp_path / "x.safetensors")
+            source, stored, _ = open_weights(tmp_path / "x.safetensors")
+            try:
+                for weight in unpacked(stored, settings, tmp_path).values():
+                    if isinstance(weight, PackedWeight):
+                        assert weight.unpack(slice(None)).shape == weight.shape
+                        weight.blocks(slice(None), weight.type)
+            except ModelFileError as error:
+                assert any(words in str(error) for words in ("'x.", "'x'", "but none is", "nested_offset"))
+                refused += 1
+            finally:
+                source.close()
+    assert refused >= 5 * len(parts)
+
+
 def test_a_nan_among_the_codes_is_found_when_it_is_read(tmp_path: Path) -> None:
     def spoil(parts: Parts) -> None:
         parts["weight"].bits[2, 3] = 0x7F

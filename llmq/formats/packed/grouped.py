@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from llmq.formats.packed.weight import Floats, PackedWeight, Rows, UInt8s, float_type, in_f16
+from llmq.formats.packed.weight import F16_MAX, Floats, PackedWeight, Rows, UInt8s, float_type, in_f16
 from llmq.quant.types import QuantType
 
 __all__ = ["Grouped", "unpack_bits"]
@@ -49,20 +49,20 @@ class Grouped(PackedWeight):
         whole = blocks is not None and bool((blocks == blocks[:, :1]).all())
         self._set("run", _BLOCK if whole else 1)
         scales = self.scales(slice(None)) * self.unit
-        forms = self._forms() if whole and in_f16(scales) else ()
+        forms = self._forms(float(np.abs(scales).max(initial=0))) if whole and in_f16(scales) else ()
         self._set("forms", forms)
         kept = ("Q4_0", "Q4_1") if self.bits <= 4 else ("Q5_0", "Q8_0")  # a few more bits per weight would hold z exactly
         found = next((QuantType[name] for name in kept if QuantType[name] in forms), None)
         largest = float(np.abs(scales).max(initial=0)) * 2**self.bits
         self._set("type", float_type(largest) if found is None else found)
 
-    def _forms(self) -> tuple[QuantType, ...]:
+    def _forms(self, largest: float) -> tuple[QuantType, ...]:
         least, most = 0, 0
         for rows in self.chunks():
             z = self.zeros(rows)
             least, most = min(least, -int(z.max())), max(most, 2**self.bits - 1 - int(z.min()))
         exact = [QuantType[name] for name, (low, high) in _LEVELS.items() if low <= least and most <= high]
-        return (*exact, QuantType.Q4_1) if self.bits <= 4 else tuple(exact)
+        return (*exact, QuantType.Q4_1) if self.bits <= 4 and -least * largest <= F16_MAX else tuple(exact)
 
     def _per_run(self, rows: Rows) -> tuple[UInt8s, Int16s, Floats]:
         """q (n, runs, columns per run), and the zero point and scale of each run (n, runs, 1)."""
@@ -93,11 +93,7 @@ class Grouped(PackedWeight):
             places, m = q, (np.broadcast_to(-z, s.shape) * s).reshape(-1)
         else:
             places = (q.astype(np.int16) - (z + np.int16(codec.shape.lo))).astype(np.uint8)
-        with np.errstate(over="ignore"):
-            blocks = codec.join(places.reshape(-1, _BLOCK), d, m)
-        if not np.isfinite(m.astype(np.float16)).all():
-            raise self.refuse(f"has minima beyond binary16, which {qtype.name} stores")
-        return blocks.reshape(len(q), -1)
+        return codec.join(places.reshape(-1, _BLOCK), d, m).reshape(len(q), -1)
 
 
 def unpack_bits(words: npt.NDArray[np.generic], bits: int, count: int) -> UInt8s:

@@ -13,7 +13,7 @@ from llmq.errors import FormatError, quoted
 from llmq.formats.checkpoint import Packed
 from llmq.quant.types import QuantType
 
-__all__ = ["Floats", "OrderedRows", "PackedWeight", "Rows", "StackedRows", "UInt8s", "float_type", "in_f16"]
+__all__ = ["F16_MAX", "Floats", "OrderedRows", "PackedWeight", "Rows", "StackedRows", "UInt8s", "float_type", "in_f16"]
 
 Floats = npt.NDArray[np.float32]
 UInt8s = npt.NDArray[np.uint8]
@@ -21,7 +21,7 @@ Rows = slice | npt.NDArray[np.intp]
 """Which rows of a matrix, in which order."""
 
 _CHUNK = 1 << 20  # weights unpacked at once: what is between the parts and the result stays small
-_F16_MAX = 65504.0
+F16_MAX = 65504.0
 _F16_MIN = 2.0**-14  # the smallest that has all its bits
 
 
@@ -130,9 +130,9 @@ def in_f16(scales: Floats) -> bool:
     largest = float(np.abs(scales).max(initial=0))
     with np.errstate(over="ignore"):
         error = float(np.abs(scales.astype(np.float16).astype(np.float32) - scales).max(initial=0))
-    return largest <= _F16_MAX and error <= largest * 2.0**-11
+    return largest <= F16_MAX and error <= largest * 2.0**-11
 
 
 def float_type(largest: float) -> QuantType:
     """The 16-bit type for values that reach `largest`: F16 has more bits, BF16 more range."""
-    return QuantType.F16 if 1024 * _F16_MIN <= largest <= _F16_MAX or largest == 0 else QuantType.BF16
+    return QuantType.F16 if 1024 * _F16_MIN <= largest <= F16_MAX or largest == 0 else QuantType.BF16
