@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import packers
 import pytest
-from packers import Parts
+from packers import Parts, Raw
 from test_huggingface import CONFIG, TOKENIZER, neighbours, weights
 
 import llmq
@@ -274,6 +274,43 @@ def test_settings_in_a_file_of_their_own(file: str, pack: Packer, settings: dict
     with open_checkpoint(write_folder(tmp_path / "m", tensors, settings, file)) as model:
         for name, w in expected(want).items():
             assert np.array_equal(model.tensors[name].numpy(), w)
+
+
+def test_a_file_named_by_auto_gptq(tmp_path: Path) -> None:
+    path, dequantized = packed_folder(tmp_path / "m", packers.gptq, gptq_config())
+    name = "gptq_model-4bit-32g.safetensors"
+    (path / "model.safetensors").rename(path / name)
+    with open_checkpoint(path) as model:
+        for tensor, w in expected(dequantized).items():
+            assert np.array_equal(model.tensors[tensor].numpy(), w)
+    (path / "gptq_model-4bit-64g.safetensors").symlink_to(path / name)
+    with pytest.raises(FormatError, match=r"found \['gptq_model-4bit-32g.safetensors', "):  # which of the two?
+        open_checkpoint(path)
+
+
+def test_every_dtype_of_safetensors(tmp_path: Path) -> None:
+    """All codes of the small floats, as torch reads them; the extremes of the others."""
+    sixteen = np.arange(1 << 16, dtype=np.uint16)
+    ends = {np.dtype(kind): [np.iinfo(kind).min, np.iinfo(kind).max, 1] for kind in ("i8", "i4", "i2", "i1", "u1")}
+    doubles = np.array([1 / 3, -np.inf, 1e300])
+    codes = {f"F8_{kind}": (np.arange(256, dtype=np.uint8), GOLDEN[f"codes/{kind}"]) for kind in ("E4M3", "E5M2", "E8M0")}
+    bf16 = np.stack([np.zeros_like(sixteen), sixteen], 1).view(np.float32)[:, 0]  # the upper half of a float32
+    cases: dict[str, tuple[np.ndarray, np.ndarray]] = codes | {
+        "BF16": (sixteen, bf16),
+        "F16": (sixteen, sixteen.view(np.float16).astype(np.float32)),
+        "F32": (bf16.view(np.uint32), bf16),
+        "F64": (doubles, doubles),
+        "BOOL": (np.array([0, 1], np.uint8), np.array([False, True])),
+        **{f"{'UI'[kind.kind == 'i']}{8 * kind.itemsize}": (np.array(x, kind), np.array(x, kind)) for kind, x in ends.items()},
+        **{f"U{8 * n}": (np.array([0, 256**n - 1], f"u{n}"),) * 2 for n in (2, 4, 8)},
+    }
+    packers.save({name: Raw(name, stored) for name, (stored, _) in cases.items()}, tmp_path / "x.safetensors")
+    with llmq.read_tensors(tmp_path / "x.safetensors") as tensors:
+        for name, (stored, want) in cases.items():
+            got = tensors[name].numpy()
+            assert tensors[name].dtype == name and got.dtype == want.dtype
+            assert np.array_equal(got, want, equal_nan=want.dtype.kind == "f")
+            assert tensors[name].raw().tobytes() == stored.tobytes()
 
 
 def test_modules_of_their_own_bits(tmp_path: Path) -> None:

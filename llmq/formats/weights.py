@@ -14,6 +14,7 @@ from llmq.formats.torch_file import is_torch_file, open_torch
 __all__ = ["open_folder_weights", "open_weights", "weights_format"]
 
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
+_AUTO_GPTQ = "gptq_model-*bit-*g.safetensors"  # what AutoGPTQ calls its file
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _MAX_INDEX = 100_000_000
 
@@ -39,7 +40,8 @@ def open_weights(path: Path) -> Opened:
 def open_folder_weights(folder: Path) -> tuple[list[Source], dict[str, StoredTensor]]:
     """The weights of a model folder: the open files, and the tensors under their own names. Raises ModelFileError and
     OSError."""
-    for name in _IN_FOLDER:
+    own = sorted(path.name for path in folder.glob(_AUTO_GPTQ))
+    for name in (*_IN_FOLDER, *(own if len(own) == 1 else ())):
         if (folder / f"{name}.index.json").exists():
             return _open_shards(folder, f"{name}.index.json")
         if (folder / name).exists():
