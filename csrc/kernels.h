@@ -42,7 +42,7 @@ enum {
     LLMQ_FC = 256,              /* columns summed in one float32 chain by the float kernels */
     LLMQ_STRIPS_AT_ONCE = 4,    /* strips that a kernel may be given */
     LLMQ_PANEL = 16 * LLMQ_KC,  /* bytes of scratch a kernel may use: KC columns of a strip in bytes, or float [FC][16] */
-    LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_mm: two strips' panel of 256 columns in bf16 */
+    LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_half and tiles_quant: two strips' panel of 256 columns in bf16 */
 };
 
 /* x[k] -> one prepared row, width columns (32 or LLMQ_MAX_BLOCK) at a time. Columns with a NaN or an infinity among them get
@@ -60,8 +60,9 @@ typedef void llmq_mm_quant_fn(const llmq_packed *w, const uint8_t *strips, int64
 typedef void llmq_mm_float_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const float *x, int64_t ldx, int64_t m,
                               uint8_t *panel, float *out);
 
-/* The large-batch path: bf16 tiles (see isa/amx_matmul.c). tiles_x converts tiles [first, last) of 16 rows of m, row t being
- * row rows[t] of x (NULL: row t); tiles_mm multiplies them by `count` neighbouring strips: out[count][m rounded up to 32][16]. */
+/* The large-batch path: bf16 tiles (see isa/bf16.inc). tiles_x converts tiles [first, last) of 16 rows of m, row t being
+ * row rows[t] of x (NULL: row t); tiles_half (F16, BF16) and tiles_quant multiply them by `count` neighbouring strips:
+ * out[count][m rounded up to 32][16]. */
 typedef void llmq_tiles_x_fn(const float *x, const int32_t *rows, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last,
                              uint8_t *tiles);
 typedef void llmq_tiles_mm_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m,

@@ -1,63 +1,19 @@
-/* amx_matmul.c: large batches, out = x . W^T in bfloat16 tiles with float32 sums (TDPBF16PS).
+/* amx_matmul.c: large batches, out = x . W^T in bfloat16 tiles with float32 sums (TDPBF16PS). The layouts and the numeric contract
+ * are those of csrc/isa/bf16.inc.
  *
- * Weights of any type are dequantized to a bf16 panel of two strips by 256 columns, 16 KB, as they pass; scales and minima are folded in
- * there, so that the tiles need no work between columns. Activations are converted once per matmul.
+ * Weights of any type are dequantized to a bf16 panel of two strips by 256 columns, 16 KB, as they pass; scales and minima are folded
+ * in there, so that the tiles need no work between columns. 2 x 2 tiles of C are summed at a time.
  *
- *     X tiles   [256-column blocks][tiles of 16 rows][up to 8 runs of 32 columns] of 1 KB: bf16 [16 rows][32 columns]
- *     W panel   [2 strips][8 runs of 32 columns] of 1 KB: bf16 [16 pairs of columns][16 rows of W][2], the B operand
- *     C tiles   out[strip][row tile] of 1 KB: float [16 rows of x][16 rows of W]; 2 x 2 of them are summed at a time
- *
- * Everything is contiguous in the order of use: tile rows at strides of some KB would fall into one set of L1.
- *
- * Numeric contract: |out - w.x| <= 2^-7.9 * sum |w x|: x and w are each rounded to 8 bits of mantissa, float32 sums; denormals count as
- * zero, MXCSR is not used. A row's result depends on neither the other rows nor the threads.
- *
- * _tile_loadconfig of GCC 12 declares only 8 of its 64 bytes as read, and its tile loads no memory at all: the barriers keep the stores
- * before them. */
+ * _tile_loadconfig of GCC 12 declares only 8 of its 64 bytes as read, and its tile loads no memory at all: the barriers keep the
+ * stores before them. */
 #define V_VNNI 1
 #include "simd/avx512.h"
 
-#include "isa/strip.inc"
+#include "isa/bf16.inc"
 
-enum { RUN = 32, RUNS = 8, TILE = 1024 };
 #define BARRIER() __asm__ volatile("" ::: "memory")
-_Static_assert(2 * RUNS * TILE <= LLMQ_TILES_SCRATCH, "the panel has its room");
-
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* ---- activations ---------------------------------------------------------------------------------------------------------- */
-
-static void tiles_x(const float *x, const int32_t *rows, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last, uint8_t *tiles) {
-    const int64_t row_tiles = (m + 31) / 32 * 2, runs = (k + RUN - 1) / RUN;
-    for (int64_t i = first; i < last; i++) {
-        for (int64_t run = 0; run < runs; run++) {
-            const int64_t block = run / RUNS, wide = min64(RUNS, runs - block * RUNS); /* runs of this block */
-            uint8_t *tile = tiles + (block * RUNS * row_tiles + i * wide + run % RUNS) * TILE;
-            const int64_t left = k - run * RUN;
-            const __mmask16 low = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
-            const __mmask16 high = left >= 32 ? 0xffff : left <= 16 ? 0 : (__mmask16)((1 << (left - 16)) - 1);
-            for (int64_t r = 0; r < 16; r++) {
-                const int64_t t = i * 16 + r;
-                __m512 a = v_fzero(), b = v_fzero();
-                if (t < m) {
-                    const float *from = x + (rows ? rows[t] : t) * ldx + run * RUN;
-                    a = _mm512_maskz_loadu_ps(low, from);
-                    b = _mm512_maskz_loadu_ps(high, from + 16);
-                }
-                _mm512_storeu_si512(tile + r * 64, (__m512i)_mm512_cvtne2ps_pbh(b, a));
-            }
-        }
-    }
-}
 
 /* ---- weights -------------------------------------------------------------------------------------------------------------- */
-
-/* Two columns of 16 rows as one row of a B tile. */
-V_INLINE void put_pair(uint8_t *to, vf first, vf second) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                           18, 2, 17, 1, 16, 0);
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first)));
-}
 
 /* Run s of a strip of quantized weights: w = q * (d * sc) - (off * d * sc + dmin * m). */
 V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *strip, int64_t s, uint8_t *tile) {
@@ -102,17 +58,6 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *stri
     }
 #include "shapes.def"
 #undef SHAPE
-
-/* F16 and BF16: the strip has the order of the tiles; columns past k are zeros. */
-static void panel_half(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t runs, uint8_t *panel) {
-    const int64_t pairs = (w->k + 1) / 2;
-    for (int64_t p = first * (RUN / 2); p < (first + runs) * (RUN / 2); p++, panel += 64) {
-        vf column[2] = {v_fzero(), v_fzero()};
-        if (p < pairs && w->type == LLMQ_F16) v_pair_f16(strip + p * 64, column);
-        if (p < pairs && w->type == LLMQ_BF16) v_pair_bf16(strip + p * 64, column);
-        put_pair(panel, column[0], column[1]);
-    }
-}
 
 typedef void panel_fn(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t runs, uint8_t *panel);
 
@@ -195,6 +140,6 @@ static void tiles_mm(const llmq_packed *w, const uint8_t *strips, int64_t count,
 
 void llmq_body_amx_matmul(llmq_kernels *k);
 void llmq_body_amx_matmul(llmq_kernels *k) {
-    k->tiles_x = tiles_x;
-    k->tiles_mm = tiles_mm;
+    k->tiles_half = tiles_mm;
+    k->tiles_quant = tiles_mm;
 }

@@ -5,7 +5,7 @@
  *     FLOATS  F32, F16, BF16 weights: x as it is
  *     X8_32   quantized weights: 8-bit integers with one scale per 32 columns (kernels.h)
  *     X8_256  the same with one scale per 256: types whose block is 256 (llmq_x8_width)
- *     TILES   m >= TILES_FROM at a level with a tile unit, every type but F32: bf16 tiles
+ *     TILES   m >= TILES_FROM: bf16 tiles; F16 and BF16 at levels with products of bf16, quantized types at those with a tile unit
  *
  * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken from the shared counter in
  * chunks: a thread walks a chunk for a block of rows of x small enough to stay in its L2 cache while the chunk's strips pass.
@@ -31,8 +31,15 @@ static int64_t align64(int64_t x) { return (x + 63) & -64; }
 
 static int is_x8(int kind) { return kind == X8_32 || kind == X8_256; }
 
+/* The slot that multiplies tiles by weights of that type at the level in use, or NULL. */
+static llmq_tiles_mm_fn *tiles_of(const llmq_packed *w) {
+    const llmq_kernels *kernels = llmq_kernels_used();
+    if (w->type == LLMQ_F32) return NULL;
+    return llmq_codec_of(w->type)->bits ? kernels->tiles_quant : kernels->tiles_half;
+}
+
 int llmq_matmul_kind(const llmq_packed *w, int64_t m) {
-    if (m >= TILES_FROM && w->type != LLMQ_F32 && llmq_kernels_used()->tiles_mm) return TILES;
+    if (m >= TILES_FROM && tiles_of(w)) return TILES;
     const llmq_codec *codec = llmq_codec_of(w->type);
     return codec->bits == 0 ? FLOATS : llmq_x8_width(codec) == 32 ? X8_32 : X8_256;
 }
@@ -134,8 +141,8 @@ static void run_floats(const job *j, int64_t first, int64_t last) {
 static void run_tiles(const job *j, int64_t first, int64_t last) {
     for (int64_t t = 0; t < j->m; t += TILES_BLOCK) {
         const int64_t m = min64(TILES_BLOCK, j->m - t), rows = tile_rows(m);
-        llmq_kernels_used()->tiles_mm(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * tile_row_bytes(j->w->k),
-                                      m, j->panel, j->sums);
+        tiles_of(j->w)(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * tile_row_bytes(j->w->k), m, j->panel,
+                       j->sums);
         for (int64_t s = first; s < last; s++) put(j, j->sums + (s - first) * rows * LLMQ_STRIP, s, t, m);
     }
 }

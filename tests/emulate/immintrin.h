@@ -26,6 +26,7 @@ WRAP2(mullo_epi32, __m512i)
 WRAP2(shuffle_epi8, __m512i)
 WRAP2(permutexvar_epi16, __m512i)
 WRAP3(dpbusd_epi32, __m512i, __m512i)
+WRAP3(dpwssd_epi32, __m512i, __m512i)
 WRAP3(fmadd_ps, __m512, __m512)
 EMULATE __m512 emulate_permutex2var_ps(__m512 a, __m512i index, __m512 b) { return simde_mm512_permutex2var_ps(a, index, b); }
 EMULATE __m512i emulate_abs_epi8(__m512i a) { return simde_mm512_abs_epi8(a); }
@@ -39,6 +40,7 @@ EMULATE __m512i emulate_mask_sub_epi8(__m512i s, __mmask64 k, __m512i a, __m512i
 #undef _mm512_shuffle_epi8
 #undef _mm512_permutexvar_epi16
 #undef _mm512_dpbusd_epi32
+#undef _mm512_dpwssd_epi32
 #undef _mm512_fmadd_ps
 #undef _mm512_permutex2var_ps
 #undef _mm512_abs_epi8
@@ -52,6 +54,7 @@ EMULATE __m512i emulate_mask_sub_epi8(__m512i s, __mmask64 k, __m512i a, __m512i
 #define _mm512_shuffle_epi8 emulate_shuffle_epi8
 #define _mm512_permutexvar_epi16 emulate_permutexvar_epi16
 #define _mm512_dpbusd_epi32 emulate_dpbusd_epi32
+#define _mm512_dpwssd_epi32 emulate_dpwssd_epi32
 #define _mm512_fmadd_ps emulate_fmadd_ps
 #define _mm512_permutex2var_ps emulate_permutex2var_ps
 #define _mm512_abs_epi8 emulate_abs_epi8
@@ -122,6 +125,27 @@ EMULATE __m512i emulate_cvtne2ps_pbh(__m512 a, __m512 b) {
 }
 #define _mm512_cvtne2ps_pbh emulate_cvtne2ps_pbh
 
+/* VDPBF16PS: c[n] += a[2n+1] * b[2n+1], then += a[2n] * b[2n]; denormals are zeros */
+EMULATE float emulate_bf16(const uint8_t *p) {
+    const uint32_t bits = (uint32_t)(p[0] | p[1] << 8) << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return (bits & 0x7f800000u) ? x : 0;
+}
+EMULATE __m512 emulate_dpbf16_ps(__m512 c, __m512i a, __m512i b) {
+    float sum[16];
+    uint8_t x[64], y[64];
+    memcpy(sum, &c, 64), memcpy(x, &a, 64), memcpy(y, &b, 64);
+    for (int n = 0; n < 16; n++) {
+        sum[n] += emulate_bf16(x + 4 * n + 2) * emulate_bf16(y + 4 * n + 2);
+        sum[n] += emulate_bf16(x + 4 * n) * emulate_bf16(y + 4 * n);
+    }
+    memcpy(&c, sum, 64);
+    return c;
+}
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps(c, a, b) emulate_dpbf16_ps(c, (__m512i)(a), (__m512i)(b))
+
 /* ---- AMX: eight tiles of 16 rows of 64 bytes a thread ------------------------------------------------------------------------- */
 
 static _Thread_local struct emulate_tiles {
@@ -157,12 +181,6 @@ EMULATE void emulate_tile_stored(int t, void *base, int64_t stride) {
     for (int r = 0; r < emulate_tile_rows(t); r++) memcpy((char *)base + r * stride, emulate_tiles.tile[t][r], (size_t)emulate_tile_bytes(t));
 }
 /* TDPBF16PS: c[m][n] += a[m][2k] * b[k][2n], then += a[m][2k+1] * b[k][2n+1]; denormals are zeros */
-EMULATE float emulate_bf16(const uint8_t *p) {
-    const uint32_t bits = (uint32_t)(p[0] | p[1] << 8) << 16;
-    float x;
-    memcpy(&x, &bits, 4);
-    return (bits & 0x7f800000u) ? x : 0;
-}
 EMULATE void emulate_tile_dpbf16ps(int c, int a, int b) {
     for (int m = 0; m < emulate_tile_rows(c); m++) {
         float row[16];

@@ -65,7 +65,8 @@ static void matmul(int32_t type, llmq_isa level, int64_t n, int64_t k, int64_t m
     multiply(&w, x, m, want);
     llmq_isa_use(level);
     multiply(&w, x, m, got);
-    const int tiles = llmq_kernels_used()->tiles_mm != NULL && m >= 32;
+    const llmq_kernels *used = llmq_kernels_used();
+    const int tiles = (codec->bits ? used->tiles_quant : used->tiles_half) != NULL && m >= 32;
     check(codec->name, got, want, m * n, tiles ? 0.02f * sqrtf((float)k) : codec->bits ? 0 : 1e-4f);
     free(weights), free(x), free(got), free(want), free(rows), free(w.data);
 }

@@ -1,0 +1,98 @@
+/* avx512bf16_matmul.c: large batches of F16 and BF16 weights, out = x . W^T with VDPBF16PS. Quantized weights stay with their 8-bit
+ * integers, which VNNI multiplies twice as fast. The layouts and the numeric contract are those of csrc/isa/bf16.inc. */
+#define V_VNNI 1
+#include "simd/avx512.h"
+
+#include "isa/bf16.inc"
+
+/* ---- activations ---------------------------------------------------------------------------------------------------------- */
+
+static void tiles_x(const float *x, const int32_t *rows, int64_t m, int64_t k, int64_t ldx, int64_t first, int64_t last,
+                    uint8_t *tiles) {
+    const int64_t row_tiles = (m + 31) / 32 * 2, runs = (k + RUN - 1) / RUN;
+    for (int64_t i = first; i < last; i++) {
+        for (int64_t run = 0; run < runs; run++) {
+            const int64_t block = run / RUNS, wide = min64(RUNS, runs - block * RUNS); /* runs of this block */
+            uint8_t *tile = tiles + (block * RUNS * row_tiles + i * wide + run % RUNS) * TILE;
+            const int64_t left = k - run * RUN;
+            const __mmask16 low = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
+            const __mmask16 high = left >= 32 ? 0xffff : left <= 16 ? 0 : (__mmask16)((1 << (left - 16)) - 1);
+            for (int64_t r = 0; r < 16; r++) {
+                const int64_t t = i * 16 + r;
+                __m512 a = v_fzero(), b = v_fzero();
+                if (t < m) {
+                    const float *from = x + (rows ? rows[t] : t) * ldx + run * RUN;
+                    a = _mm512_maskz_loadu_ps(low, from);
+                    b = _mm512_maskz_loadu_ps(high, from + 16);
+                }
+                _mm512_storeu_si512(tile + r * 64, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+            }
+        }
+    }
+}
+
+/* ---- the multiplication --------------------------------------------------------------------------------------------------- */
+
+enum { ROWS = 8 }; /* of x at a time: 16 sums */
+
+/* Two columns of x for every row of W. Clang 16 crashes on a VDPBF16PS whose operand it knows to be a broadcast. */
+V_INLINE __m512bh same_pair(const uint8_t *x) {
+    __m512i pair = v_quad(x);
+#ifdef __clang__
+    __asm__("" : "+v"(pair));
+#endif
+    return (__m512bh)pair;
+}
+
+/* C[ROWS rows of x][2 strips] += X . W^T over `runs` runs. c1: the second strip's C. */
+static void rows_by_strips(const uint8_t *x, const uint8_t *w0, const uint8_t *w1, int64_t runs, int fresh, float *c0, float *c1) {
+    __m512 sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int t = 0; t < ROWS; t++) {
+        sum[t][0] = fresh ? v_fzero() : v_fload(c0 + t * LLMQ_STRIP);
+        sum[t][1] = fresh ? v_fzero() : v_fload(c1 + t * LLMQ_STRIP);
+    }
+    for (int64_t i = 0; i < runs; i++, x += TILE) {
+#pragma GCC unroll 4
+        for (int p = 0; p < RUN / 2; p++, w0 += 64, w1 += 64) {
+            const __m512bh first = (__m512bh)v_load(w0), second = (__m512bh)v_load(w1);
+#pragma GCC unroll 8
+            for (int t = 0; t < ROWS; t++) {
+                const __m512bh pair = same_pair(x + t * 64 + p * 4);
+                sum[t][0] = _mm512_dpbf16_ps(sum[t][0], first, pair);
+                sum[t][1] = _mm512_dpbf16_ps(sum[t][1], second, pair);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < ROWS; t++) {
+        v_fstore(c0 + t * LLMQ_STRIP, sum[t][0]);
+        v_fstore(c1 + t * LLMQ_STRIP, sum[t][1]);
+    }
+}
+
+/* An odd strip at the end is multiplied beside itself: both halves then write the same numbers to the same place. */
+static void tiles_half(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m, uint8_t *scratch,
+                       float *out) {
+    const int64_t row_tiles = (m + 31) / 32 * 2, runs = (w->k + RUN - 1) / RUN;
+    for (int64_t first = 0; first < runs; first += RUNS) {
+        const int64_t wide = min64(RUNS, runs - first);
+        const uint8_t *x = tiles + first * row_tiles * TILE;
+        for (int64_t s = 0; s < count; s += 2) {
+            const int64_t other = s + 1 < count ? s + 1 : s;
+            panel_half(w, strips + s * w->strip_bytes, first, wide, scratch);
+            panel_half(w, strips + other * w->strip_bytes, first, wide, scratch + RUNS * TILE);
+            for (int64_t t = 0; t < m; t += ROWS) {
+                const int64_t c = (s * row_tiles * 16 + t) * LLMQ_STRIP, distance = (other - s) * row_tiles * 16 * LLMQ_STRIP;
+                rows_by_strips(x + t / 16 * wide * TILE + t % 16 * 64, scratch, scratch + RUNS * TILE, wide, first == 0, out + c,
+                               out + c + distance);
+            }
+        }
+    }
+}
+
+void llmq_body_avx512bf16_matmul(llmq_kernels *k);
+void llmq_body_avx512bf16_matmul(llmq_kernels *k) {
+    k->tiles_x = tiles_x;
+    k->tiles_half = tiles_half;
+}
