@@ -223,7 +223,7 @@ def _bench(
     bandwidth = memory_bandwidth(n_threads)
     reading = Measure(f"prompt {n_prompt}", n_prompt, [])
     where = f" at {depth}" if depth else f" x {sequences}" if sequences > 1 else ""
-    writing = Measure(f"write {n_gen}{where}", n_gen, [], None if sequences > 1 else bandwidth / llm.weight_bytes)
+    writing = Measure(f"write {n_gen}{where}", n_gen, [], None if sequences > 1 else bandwidth / llm.bytes_per_token)
     first: list[float] = []
     for turn in range(repetitions + 1):  # the first warms up
         if n_prompt:
@@ -245,7 +245,7 @@ def _bench(
         n_threads=n_threads,
         isa=_native.isa_used(),
         bandwidth=bandwidth,
-        bytes_per_token=llm.weight_bytes,
+        bytes_per_token=llm.bytes_per_token,
         ttft=statistics.median(first[1:]) if n_prompt else 0.0,
         tpot=sequences / writing.median if n_gen else 0.0,
         measures=[measure for measure in (reading, writing) if measure.rates],

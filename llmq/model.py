@@ -212,7 +212,7 @@ class LLM:
         self.n_vocab = engine.n_vocab
         self.n_batch = n_batch
         self.n_threads = n_threads
-        self.weight_bytes = 0 if tape is None else sum(w.nbytes for w in tape.weights if "matmul" in w.uses)
+        self.bytes_per_token = 0 if tape is None else tape.bytes_per_token
         self.tape = tape
         self.pooling = pooling
         self._scheduler = Scheduler(engine, n_batch=n_batch)

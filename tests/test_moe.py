@@ -141,6 +141,15 @@ def test_any_threads_and_any_batch_give_the_same_bits(qtype: QuantType) -> None:
             np.testing.assert_array_equal(logits_of(tape, made, ids, parts, n_threads), want)
 
 
+def test_a_token_reads_the_experts_that_it_uses() -> None:
+    made = Builder()
+    tape = mixture(made)  # 3 of 12 experts
+    sizes = {w.name: w.nbytes for w in tape.weights if "matmul" in w.uses}
+    experts = sum(sizes.pop(name) for name in ("gate", "up", "down"))
+    assert set(sizes) == {"router", "out"}
+    assert tape.bytes_per_token == sum(sizes.values()) + experts // 4
+
+
 def test_heads_and_columns() -> None:
     """HEADS, SLICE of heads and JOIN with heads of their own and with a shared one."""
     made = Builder()

@@ -187,6 +187,14 @@ class Tape:
         return min(self._rows_looked_up(1), default=MAX_POSITIONS)
 
     @property
+    def bytes_per_token(self) -> int:
+        """How many bytes of matrices one token reads: of experts those that it uses."""
+        whole = sum(w.nbytes for w in self.weights if "matmul" in w.uses)
+        stacks = [self.op(n) for n in np.flatnonzero(self.ops["kind"] == KIND_NAMES.index("EXPERTS")).tolist()]
+        unused = ((op.w0, self.weights[op.w0].shape[0] - op.i[0]) for op in stacks)
+        return whole - sum(self.weights[w].nbytes // self.weights[w].shape[0] * n for w, n in unused)
+
+    @property
     def n_types(self) -> int:
         """How many types of token there are."""
         return min(self._rows_looked_up(2), default=1)
