@@ -317,7 +317,8 @@ static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int ti
 static void attend(llmq_engine *e, const llmq_span *span, int64_t *next, uint8_t *own, int nth) {
     const llmq_op *op = &e->ops[span->first];
     const llmq_attn attn = {
-        .kv = &e->kv, .op = op, .groups = &e->groups, .sinks = op->w0 >= 0 ? e->weights[op->w0].f32 : NULL, .q = value(e, op->a),
+        .kv = &e->kv, .op = op, .groups = &e->groups, .sinks = op->w0 >= 0 ? e->weights[op->w0].f32 : NULL,
+        .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL, .q = value(e, op->a),
         .out = value(e, op->out), .next = next, .arrived = e->arrived,
         .partials = (float *)(void *)e->partials.data, .scratch = (float *)(void *)own,
     };

@@ -65,7 +65,7 @@ llmq_status llmq_kv_open(llmq_kv *kv, int32_t *seq) {
         kv->sequences = more;
         kv->n_sequences++;
     }
-    kv->sequences[i] = (llmq_sequence){.live = 1};
+    kv->sequences[i] = (llmq_sequence){.live = 1, .source = -1};
     *seq = i;
     return LLMQ_OK;
 }
@@ -82,7 +82,8 @@ static llmq_status room_for(llmq_sequence *s, int32_t pages) {
     return LLMQ_OK;
 }
 
-llmq_status llmq_kv_fork(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq) {
+/* The same pages, for a sequence of its own; without its source. */
+static llmq_status share(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq) {
     llmq_status status = llmq_kv_open(kv, seq);
     if (status != LLMQ_OK) return status;
     llmq_sequence *a = &kv->sequences[from], *b = &kv->sequences[*seq];
@@ -100,18 +101,41 @@ llmq_status llmq_kv_fork(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq
     return LLMQ_OK;
 }
 
+llmq_status llmq_kv_fork(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq) {
+    llmq_status status = share(kv, from, length, seq);
+    const int32_t source = kv->sequences[from].source;
+    if (status != LLMQ_OK || source < 0) return status;
+    int32_t copy;
+    status = share(kv, source, kv->sequences[source].length, &copy);
+    if (status == LLMQ_OK)
+        kv->sequences[*seq].source = copy;
+    else
+        llmq_kv_close(kv, *seq);
+    return status;
+}
+
 void llmq_kv_truncate(llmq_kv *kv, int32_t seq, int32_t length) {
     llmq_sequence *s = &kv->sequences[seq];
     if (length < s->length) s->length = length;
     while (s->n_pages > pages_of(s->length)) page_drop(kv, s->pages[--s->n_pages]);
 }
 
-void llmq_kv_close(llmq_kv *kv, int32_t seq) {
+static void release(llmq_kv *kv, int32_t seq) {
     llmq_sequence *s = &kv->sequences[seq];
     if (!s->live) return;
     llmq_kv_truncate(kv, seq, 0);
     free(s->pages);
-    *s = (llmq_sequence){0};
+    *s = (llmq_sequence){.source = -1};
+}
+
+void llmq_kv_close(llmq_kv *kv, int32_t seq) {
+    if (kv->sequences[seq].live && kv->sequences[seq].source >= 0) release(kv, kv->sequences[seq].source);
+    release(kv, seq);
+}
+
+void llmq_kv_attach(llmq_kv *kv, int32_t seq, int32_t source) {
+    if (kv->sequences[seq].source >= 0) release(kv, kv->sequences[seq].source);
+    kv->sequences[seq].source = source;
 }
 
 int llmq_kv_is_shared(const llmq_sequence *s, int32_t page) { return page < s->n_pages && header_of(s->pages[page])->owners > 1; }

@@ -28,6 +28,7 @@ typedef struct llmq_kv_slot {
 
 typedef struct llmq_sequence {
     int32_t live, length, n_pages, capacity;
+    int32_t source;               /* the sequence that the encoder filled for this one, owned by it; -1: none */
     uint8_t **pages;
 } llmq_sequence;
 
@@ -47,7 +48,8 @@ void llmq_kv_free(llmq_kv *);
 llmq_status llmq_kv_open(llmq_kv *, int32_t *seq);                              /* a new sequence */
 llmq_status llmq_kv_fork(llmq_kv *, int32_t from, int32_t length, int32_t *seq); /* length <= that of from */
 void llmq_kv_truncate(llmq_kv *, int32_t seq, int32_t length);                   /* also drops pages past it */
-void llmq_kv_close(llmq_kv *, int32_t seq);
+void llmq_kv_close(llmq_kv *, int32_t seq);                                      /* its source too */
+void llmq_kv_attach(llmq_kv *, int32_t seq, int32_t source);                     /* in place of the source it has */
 int llmq_kv_is_shared(const llmq_sequence *, int32_t page);                      /* 1: reserve would copy it */
 /* Makes positions length(seq) .. length-1 writable. On LLMQ_ERR_NOMEM the sequence is as it was. */
 llmq_status llmq_kv_reserve(llmq_kv *, int32_t seq, int32_t length);

@@ -7,7 +7,7 @@ stands in its file (`{architecture}.pooling_type`)."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmq.graph.tape import Tape
     from llmq.model import LLM, Prompt
 
-__all__ = ["Pooling", "embed", "pooling_of", "rerank"]
+__all__ = ["Pooling", "decoder_start", "embed", "pooling_of", "rerank"]
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 """In the order of GGUF's pooling_type; "rank" is that of a model whose head scores a pair of texts."""
@@ -42,8 +42,19 @@ def pooling_of(metadata: Mapping[str, MetaValue], tape: Tape) -> Pooling:
     return pooling
 
 
-def embed(llm: LLM, texts: Sequence[Prompt], pooling: Pooling | None, *, normalize: bool) -> list[Vectors]:
-    """See `LLM.embed`; one array per text."""
+def embed(llm: LLM, texts: Prompt | Sequence[Prompt], pooling: Pooling | None, *, normalize: bool) -> Vectors | list[Vectors]:
+    """See `LLM.embed`."""
+    one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int | np.integer))
+    vectors = _embed(llm, cast("list[Prompt]", [texts] if one else list(texts)), pooling, normalize=normalize)
+    if one:
+        return vectors[0]
+    width = 0 if llm.tape is None else llm.tape.n_embd
+    return vectors if (pooling or llm.pooling) == "none" else np.array(vectors, np.float32).reshape(len(vectors), width)
+
+
+def _embed(llm: LLM, texts: list[Prompt], pooling: Pooling | None, *, normalize: bool) -> list[Vectors]:
+    if llm.decoder_start is not None:
+        raise ValueError(f"{llm.name} is an encoder–decoder, whose states are made for its decoder; embed takes no such model")
     chosen = pooling or llm.pooling
     if chosen not in get_args(Pooling)[:-1]:
         names = ", ".join(repr(name) for name in get_args(Pooling)[:-1])
@@ -130,3 +141,11 @@ def _run(engine: Engine, pieces: list[Piece], pooling: str, *, hidden: bool) -> 
 def _rows(start: int, n: int, pooling: str) -> npt.NDArray[np.int32]:
     first, end = {"cls": (0, 1), "last": (n - 1, n)}.get(pooling, (0, n))
     return np.arange(start + first, start + end, dtype=np.int32)
+
+
+def decoder_start(metadata: Mapping[str, MetaValue], tape: Tape, bos_id: int | None, path: str) -> int | None:
+    """What the decoder of an encoder–decoder begins with, BOS where the file does not say; None for any other model."""
+    if not tape.has_encoder:
+        return None
+    fields = Fields(metadata, path, f"{tape.arch}.")
+    return fields.integer("decoder_start_token_id", low=0, high=tape.n_vocab - 1, default=bos_id)

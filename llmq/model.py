@@ -22,7 +22,7 @@ from llmq.engine.base import Batch, Engine
 from llmq.errors import Cancelled, ContextOverflowError
 from llmq.results import ChatReply, Chunk, Completion
 from llmq.sampling import Sampling, accepts_aliases
-from llmq.session import Generation, Overflow, Scheduler, fit_prompt
+from llmq.session import Generation, Overflow, Scheduler, fit_prompt, fit_source
 from llmq.text.detokenizer import Detokenizer
 from llmq.text.stops import StopStrings
 from llmq.text.template import ChatTemplate, chat_template_of
@@ -76,7 +76,7 @@ def load(
     options = {"n_ctx": n_ctx, "n_threads": n_threads, "n_batch": n_batch, "kv_type": kv_type}
     options |= {"chat_template": chat_template, "engine": engine}
     from llmq.arch import build_tape  # noqa: PLC0415 - `import llmq` stays fast
-    from llmq.embedding import pooling_of  # noqa: PLC0415
+    from llmq.embedding import decoder_start, pooling_of  # noqa: PLC0415
     from llmq.formats import open_checkpoint  # noqa: PLC0415
 
     path = Path(src)
@@ -85,6 +85,7 @@ def load(
         tape = build_tape(checkpoint, n_ctx=n_ctx)
         tokenizer = Tokenizer.from_metadata(checkpoint.metadata, path=path)
         pooling = pooling_of(checkpoint.metadata, tape)
+        start = decoder_start(checkpoint.metadata, tape, tokenizer.bos_id, path=str(path))
         context = n_ctx or tape.n_ctx_train
         if context > tape.n_ctx_train:
             log.warning("n_ctx %d is more than the %d tokens the model was trained with", context, tape.n_ctx_train)
@@ -121,6 +122,7 @@ def load(
         on_close=checkpoint.close,
         loaded_as=(os.fspath(src), options),
         pooling=pooling,
+        decoder_start=start,
     )
 
 
@@ -205,6 +207,7 @@ class LLM:
         on_close: Callable[[], None] = lambda: None,
         loaded_as: tuple[str, dict[str, Any]] | None = None,
         pooling: Pooling = "last",
+        decoder_start: int | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -215,6 +218,7 @@ class LLM:
         self.bytes_per_token = 0 if tape is None else tape.bytes_per_token
         self.tape = tape
         self.pooling = pooling
+        self.decoder_start = decoder_start
         self._scheduler = Scheduler(engine, n_batch=n_batch)
         self._template = template
         self._on_close = on_close
@@ -366,6 +370,8 @@ class LLM:
     def score(self, tokens: Sequence[int], first: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """The logits of `tokens` from position `first` on, in pieces of at most 64 MiB: (position, float32 (n, n_vocab))."""
         self._must_generate()
+        if self.decoder_start is not None:
+            raise ValueError(f"{self.name} is an encoder–decoder, which needs a text for its encoder too; use generate")
         most = max(1, min(self.n_batch, 2**24 // self.n_vocab))
         with self._scheduler.alone() as engine:
             seq = engine.new_sequence()
@@ -434,13 +440,7 @@ class LLM:
         for an unknown pooling or a text without tokens, ModelClosedError."""
         from llmq.embedding import embed  # noqa: PLC0415
 
-        one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int | np.integer))
-        given = cast("list[Prompt]", [texts] if one else list(texts))
-        vectors = embed(self, given, pooling, normalize=normalize)
-        if one:
-            return vectors[0]
-        width = 0 if self.tape is None else self.tape.n_embd
-        return vectors if (pooling or self.pooling) == "none" else np.array(vectors, np.float32).reshape(len(vectors), width)
+        return embed(self, texts, pooling, normalize=normalize)
 
     def rerank(self, query: str, docs: Sequence[str]) -> npt.NDArray[np.float32]:
         """How well each document answers the query, float32 (n_docs,), higher is better: the score of the model's head before
@@ -514,7 +514,7 @@ class LLM:
     def _prompt(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt, add_special=True, parse_special=True)
-            if self.tokenizer.add_eos and tokens[-1:] == [self.tokenizer.eos_id]:
+            if self.tokenizer.add_eos and tokens[-1:] == [self.tokenizer.eos_id] and self.decoder_start is None:
                 tokens.pop()  # the text goes on
         else:
             if len(prompt) and isinstance(prompt[0], str):
@@ -537,8 +537,10 @@ class LLM:
         bad = next((i for i in sampling.stop_token_ids if i >= self.n_vocab), None)
         if bad is not None:
             raise ValueError(f"stop_token_ids: 0..{self.n_vocab - 1} expected, found {bad}")
-        tokens = self._prompt(prompt)
-        keep = int(tokens[0] == self.tokenizer.bos_id)
+        tokens, source = self._prompt(prompt), None
+        if self.decoder_start is not None:  # the encoder reads the prompt, the decoder begins with its start token
+            source, tokens = tuple(fit_source(tokens, self.n_ctx, overflow)), [self.decoder_start]
+        keep = int(source is not None or tokens[0] == self.tokenizer.bos_id)
         stop_ids = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.tokenizer.stop_ids)
         first = sampling.seeded()
         generations = []
@@ -554,6 +556,7 @@ class LLM:
                 stop_ids=stop_ids,
                 keep=keep,
                 event=event,
+                source=source,
             )
             self._scheduler.submit(generation)
             generations.append(generation)

@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from llmq.errors import Cancelled, ContextOverflowError, LlmqError, ModelClosedE
 from llmq.results import Chunk, FinishReason, Timings, TokenLogprob, Usage
 from llmq.sampling import Sampling
 
-__all__ = ["Generation", "Overflow", "Scheduler", "TextOutput", "fit_prompt"]
+__all__ = ["Generation", "Overflow", "Scheduler", "TextOutput", "fit_prompt", "fit_source"]
 
 Overflow = Literal["error", "truncate_left", "shift"]
 
@@ -43,6 +43,7 @@ _SHARED = 16  # a prefix shorter than this is not worth waiting for or copying
 _NAP = 0.05  # seconds; waiters are woken, this only bounds what a lost wake-up costs
 
 Logits = npt.NDArray[np.float32]
+_T = TypeVar("_T")
 
 
 class TextOutput(Protocol):
@@ -77,6 +78,13 @@ def fit_prompt(
     return array("i", prompt), max_tokens if overflow == "shift" else min(max_tokens, left)
 
 
+def fit_source(tokens: Sequence[int], n_ctx: int, overflow: Overflow) -> Sequence[int]:
+    """What the encoder is given: the tokens, or without an error of overflow the last of those that are too many."""
+    if len(tokens) > n_ctx and overflow == "error":
+        raise ContextOverflowError(len(tokens), n_ctx)
+    return tokens[-n_ctx:]
+
+
 class Generation:
     """One prompt being continued. The thread that has the turn writes it; the thread that waits for it reads it."""
 
@@ -91,6 +99,7 @@ class Generation:
         stop_ids: frozenset[int],
         keep: int,
         event: threading.Event,
+        source: tuple[int, ...] | None = None,
     ) -> None:
         assert sampling.seed is not None
         self.prompt_tokens = len(prompt)
@@ -100,6 +109,7 @@ class Generation:
         self.shifted = 0  # tokens that left the context
         self.seed = sampling.seed
         self.event = event
+        self.source = source  # what the encoder of an encoder–decoder is given
         self.seq: int | None = None
         self.cached_tokens = 0
         self.prompt_logits: Logits | None = None
@@ -205,7 +215,7 @@ class Generation:
         return tuple(self._logprobs[i] for i in range(start, len(self.tokens)))
 
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, len(self.tokens), self.cached_tokens)
+        return Usage(self.prompt_tokens + len(self.source or ()), len(self.tokens), self.cached_tokens)
 
     def timings(self) -> Timings:
         if not self._first:
@@ -228,6 +238,7 @@ class _Idle:
     tokens: array[int]
     n_logits: int
     logits: Logits | None
+    source: tuple[int, ...] | None = None
 
 
 def _common(a: array[int], b: array[int]) -> int:
@@ -403,6 +414,8 @@ class Scheduler:
 
     def _run_prompt(self, g: Generation) -> None:
         assert g.seq is not None
+        if g.source is not None and not self.engine.source_length(g.seq) and not self._encode(g, g.source):
+            return
         missing = self._missing(g)
         if missing == 0:
             assert g.prompt_logits is not None
@@ -428,6 +441,15 @@ class Scheduler:
                 g.prompt_logits = logits[0].copy()
             self._sample(g, logits[0])
 
+    def _encode(self, g: Generation, source: tuple[int, ...]) -> bool:
+        assert g.seq is not None
+        seq, began = g.seq, time.perf_counter()
+        self._running = g
+        self._try([g], lambda: self.engine.encode(seq, np.array(source, np.int32)))
+        self._running = None
+        g.prompt_seconds += time.perf_counter() - began
+        return not g.done
+
     def _run_tokens(self, generations: list[Generation]) -> None:
         n = len(generations)
         logits = self._run(
@@ -442,11 +464,14 @@ class Scheduler:
                 self._sample(g, row)
 
     def _run(self, generations: list[Generation], *batch: npt.NDArray[np.int32]) -> Logits | None:
-        """The engine's logits; an error is that of all the generations in the batch. Without memory, idle sequences go
-        first."""
+        return self._try(generations, lambda: self.engine.run(Batch(*batch)))
+
+    def _try(self, generations: list[Generation], work: Callable[[], _T]) -> _T | None:
+        """What the engine's work gives; an error is that of all the generations in the batch. Without memory, idle sequences
+        go first."""
         while True:
             try:
-                return self.engine.run(Batch(*batch))
+                return work()
             except (MemoryError, ValueError, RuntimeError) as error:
                 if isinstance(error, MemoryError) and self._idle:
                     self._drop_idle(0)
@@ -473,7 +498,7 @@ class Scheduler:
             if g.seq is not None:
                 length = min(self.engine.length(g.seq), len(g.context))
                 whole = length >= g.prompt_tokens and g.shifted == 0
-                idle = _Idle(g.seq, g.context[:length], g.prompt_tokens, g.prompt_logits if whole else None)
+                idle = _Idle(g.seq, g.context[:length], g.prompt_tokens, g.prompt_logits if whole else None, g.source)
                 g.seq = None
                 self._idle.append(idle)
             self._active.remove(g)
@@ -501,7 +526,7 @@ class Scheduler:
     def _worth_waiting(self, g: Generation) -> bool:
         """True while another prompt that begins as this one does is being computed."""
         for other in self._active:
-            if not other.started and other.seq is not None:
+            if not other.started and other.seq is not None and other.source == g.source:
                 shared = _common(g.context, other.context)
                 if shared >= _SHARED and shared > self.engine.length(other.seq):
                     return True
@@ -512,7 +537,7 @@ class Scheduler:
         best: _Idle | None = None
         most = 0
         for held in [*self._idle, *self._held()]:
-            shared = _common(g.context, held.tokens)
+            shared = _common(g.context, held.tokens) if g.source == held.source else 0
             if shared == len(g.context) and not (held.logits is not None and held.n_logits == shared):
                 shared -= 1  # the last token must be computed for its logits
             if shared >= most and shared > 0:
@@ -533,7 +558,7 @@ class Scheduler:
         for g in self._active:
             if g.seq is not None and g.shifted == 0:
                 tokens = g.context[: self.engine.length(g.seq)]
-                yield _Idle(g.seq, tokens, g.prompt_tokens, g.prompt_logits)
+                yield _Idle(g.seq, tokens, g.prompt_tokens, g.prompt_logits, g.source)
 
 
 _SCHEDULERS: weakref.WeakSet[Scheduler] = weakref.WeakSet()

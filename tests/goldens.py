@@ -33,7 +33,8 @@ TOKENIZER = {
 class Golden:
     """`n_ctx` is the context to build the model for, None: as trained. `sequences` are (token ids int32 (n,), what the model
     makes of them, float32), each run from position 0: of the `kind` "logits" (n, n_vocab), "hidden" (n, n_embd) or "scores"
-    (1, labels). `types` are those of the tokens, per sequence, when they are not all 0."""
+    (1, labels); "seq2seq" has logits too, and in `sources` the texts that the encoder was given. `types` are those of the
+    tokens, per sequence, when they are not all 0."""
 
     name: str
     config: dict[str, Any]
@@ -42,6 +43,7 @@ class Golden:
     sequences: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]
     kind: str = "logits"
     types: list[npt.NDArray[np.int32]] | None = None
+    sources: list[npt.NDArray[np.int32]] | None = None
 
 
 def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -62,9 +64,11 @@ def load(name: str) -> Golden:
     with np.load(FOLDER / f"{name}.npz") as arrays:
         n = sum(key.startswith("tokens") for key in arrays.files)
         sequences = [(arrays[f"tokens{i}"], arrays[f"logits{i}"]) for i in range(n)]
-        types = [arrays[f"types{i}"] for i in range(n)] if "types0" in arrays.files else None
+        types, sources = (
+            [arrays[f"{key}{i}"] for i in range(n)] if f"{key}0" in arrays.files else None for key in ("types", "source")
+        )
     shapes = {k: tuple(v) for k, v in stored["shapes"].items()}
-    return Golden(name, stored["config"], shapes, stored["n_ctx"], sequences, stored.get("kind", "logits"), types)
+    return Golden(name, stored["config"], shapes, stored["n_ctx"], sequences, stored.get("kind", "logits"), types, sources)
 
 
 def names(*kinds: str) -> list[str]:

@@ -88,6 +88,7 @@ def test_every_op(level: str) -> None:
     x = g.add(x, g.rmsnorm(x, None, 1e-5))
     x = g.mul(x, g.rmsnorm(x, m.w("group", 15), 1e-5, 15))
     x = g.layernorm(x, m.w("ln", 60), m.w("ln.b", 60), 1e-5)
+    x = g.layernorm(x, m.w("ln heads", 4, 15), m.w("ln heads.b", 60), 1e-5, 15)
     x = g.add_bias(g.matmul(x, m.w("w1", 77, 60), m.w("w1.b", 77)), m.w("bias", 77))
     table = g.const("table", np.array([1.0, 0.3, 0.01], np.float32))
     for interleaved in (True, False):
@@ -107,13 +108,15 @@ def test_every_op(level: str) -> None:
 
 
 def attention_tape(made: Builder, *, heads: int = 6, kv_heads: int = 2, d: int = 20, d_v: int = 12, causal: bool = True,
-                   softcap: float = 0.0, alibi: float = 0.0, window: int = 0, sinks: bool = False) -> Tape:  # fmt: skip
+                   softcap: float = 0.0, alibi: float = 0.0, window: int = 0, sinks: bool = False,
+                   reach: int = 0) -> Tape:  # fmt: skip
     g, x = made.g, made.embed(40)
     q = g.matmul(x, made.w("q", heads * d, 40, spread=1.5))
     k = g.matmul(x, made.w("k", kv_heads * d, 40, spread=1.5))
     v = g.matmul(x, made.w("v", kv_heads * d_v, 40))
     y = g.attention(q, k, v, heads=heads, kv_heads=kv_heads, scale=d**-0.5, softcap=softcap, alibi=alibi, window=window,
-                    sinks=made.w("sinks", heads, spread=2.0) if sinks else None)  # fmt: skip
+                    sinks=made.w("sinks", heads, spread=2.0) if sinks else None,
+                    bias=made.w("bias", heads, 2 * reach + 1, spread=2.0) if reach else None)  # fmt: skip
     x = g.add(x, g.matmul(y, made.w("o", 40, heads * d_v)))
     if not causal:
         g.ops[:] = [replace(op, i=(*op.i[:5], 1, *op.i[6:])) if op.kind == "ATTN" else op for op in g.ops]
@@ -134,7 +137,9 @@ VARIANTS = {
     "window and sinks": {"window": 300, "sinks": True},
     "soft cap": {"softcap": 1.5},
     "alibi": {"alibi": 8.0},
-    "all": {"softcap": 2.0, "alibi": 4.0, "window": 90, "sinks": True},
+    "biases by distance": {"reach": 40},
+    "biases by distance, many heads": {"reach": 1, "heads": 20, "kv_heads": 4, "d": 4},
+    "all": {"softcap": 2.0, "alibi": 4.0, "window": 90, "sinks": True, "reach": 3},
 }
 
 

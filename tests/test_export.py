@@ -35,7 +35,15 @@ ADDED = ("gemma",)  # families whose norms GGUF has 1 added to
 def exportable() -> list[str]:
     configs = {name: goldens.load(name).config for name in goldens.names("logits")}
     with_experts = {name for name, config in configs.items() if config["model_type"] == "mixtral"}
-    return [name for name, config in configs.items() if family_of_config(config).hf_class and name not in with_experts]
+    by_head = {name for name, config in configs.items() if config.get("qk_layernorm")}
+    left_out = with_experts | by_head
+    return [name for name, config in configs.items() if family_of_config(config).hf_class and name not in left_out]
+
+
+def test_norms_of_single_heads_are_not_written(tmp_path: Path) -> None:
+    llmq.convert_model(goldens.write_folder(goldens.load("stablelm-12b"), tmp_path / "model"), tmp_path / "m.gguf")
+    with pytest.raises(UnsupportedError, match=r"no name for tensor 'blk\.0\.attn_k_norm\.weight'"):
+        export_model(tmp_path / "m.gguf", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", exportable())

@@ -21,7 +21,7 @@ static const int64_t MAX_PARTIALS = 1 << 23; /* floats; beyond, tiles are not sp
 
 typedef struct { /* one tile of tokens; the same for every KV head */
     int32_t group, at; /* first token: order[at] */
-    int32_t tokens, position, total; /* total: positions of the sequence, for non-causal attention */
+    int32_t tokens, position, total; /* total: positions of the sequence or its source, for non-causal attention */
     int32_t first_chunk, chunks;
 } tile;
 
@@ -42,15 +42,21 @@ static int32_t from_of(const llmq_op *op, int32_t position) {
 
 static int32_t to_of(const llmq_op *op, int32_t position, int32_t total) { return op->i[5] ? total : position + 1; }
 
+/* The sequence that holds the keys for a token of the batch. */
+static const llmq_sequence *keys_of(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g, int32_t token) {
+    const llmq_sequence *s = &kv->sequences[g->sequences[token]];
+    return op->i[5] == 2 ? &kv->sequences[s->source] : s;
+}
+
 /* The tile after *t; 0 at the end. A tile of 0 tokens in group 0 at 0 comes before the first. */
-static int next_tile(const llmq_op *op, const llmq_groups *g, tile *t) {
+static int next_tile(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g, tile *t) {
     t->at += t->tokens;
     if (t->at == g->first[t->group + 1]) t->group++;
     if (t->group == g->n) return 0;
     const int32_t end = g->first[t->group + 1], most = tile_tokens(op);
     t->tokens = end - t->at < most ? end - t->at : most;
     t->position = g->positions[g->order[t->at]];
-    t->total = g->positions[g->order[end - 1]] + 1;
+    t->total = op->i[5] == 2 ? keys_of(kv, op, g, g->order[t->at])->length : g->positions[g->order[end - 1]] + 1;
     t->first_chunk = from_of(op, t->position) / LLMQ_CHUNK;
     t->chunks = (to_of(op, t->position + t->tokens - 1, t->total) + LLMQ_CHUNK - 1) / LLMQ_CHUNK - t->first_chunk;
     return 1;
@@ -62,12 +68,12 @@ static int64_t partial_floats(int64_t rows, int64_t d_v) { return rows * (2 + d_
 
 int64_t llmq_attn_scratch(const llmq_kv *kv, const llmq_op *op) {
     const int64_t rows = tile_rows(op), d_v = kv->slots[op->slot].v_cols;
-    return rows * (op->i[1] + 3 + LLMQ_CHUNK) + 2 * partial_floats(rows, d_v);
+    return rows * (op->i[1] + 5 + LLMQ_CHUNK) + 2 * partial_floats(rows, d_v);
 }
 
 int64_t llmq_attn_partials(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g, int nth) {
     int64_t tiles = 0, chunks = 0;
-    for (tile t = {0}; next_tile(op, g, &t);) {
+    for (tile t = {0}; next_tile(kv, op, g, &t);) {
         tiles += op->i[2];
         chunks += (int64_t)op->i[2] * t.chunks;
         if (tiles >= 2 * nth) return 0; /* so tiles <= LLMQ_ATTN_SPLIT */
@@ -87,8 +93,10 @@ static float alibi_slope(const llmq_op *op, int32_t head) { /* Press et al. 2022
 }
 
 /* Rows of the tile: token-major, then the heads of KV head h. Returns their number. */
-static int32_t gather(const llmq_attn *a, const tile *t, int32_t h, float *q, int32_t *from, int32_t *to, float *slope) {
+static int32_t gather(const llmq_attn *a, const tile *t, int32_t h, float *q, int32_t *rows, float *slope) {
     const llmq_op *op = a->op;
+    const int32_t most = tile_rows(op);
+    int32_t *from = rows, *to = from + most, *heads_of = to + most, *position = heads_of + most;
     const int32_t heads = op->i[0], d = op->i[1], per_kv = heads / op->i[2];
     for (int32_t i = 0; i < t->tokens; i++) {
         const int64_t token = a->groups->order[t->at + i];
@@ -98,6 +106,8 @@ static int32_t gather(const llmq_attn *a, const tile *t, int32_t h, float *q, in
             for (int32_t c = 0; c < d; c++) q[(int64_t)row * d + c] = source[c] * op->f[0];
             from[row] = from_of(op, t->position + i);
             to[row] = to_of(op, t->position + i, t->total);
+            heads_of[row] = head;
+            position[row] = t->position + i;
             if (op->f[2] > 0.0f) slope[row] = alibi_slope(op, head);
         }
     }
@@ -146,7 +156,7 @@ static void finish(const llmq_attn *a, const tile *t, int32_t h, const partial *
 
 static void attend_chunk(const llmq_attn *a, const tile *t, int32_t h, int32_t chunk, llmq_attn_chunk *c) {
     const llmq_kv_slot *slot = &a->kv->slots[a->op->slot];
-    const llmq_sequence *s = &a->kv->sequences[a->groups->sequences[a->groups->order[t->at]]];
+    const llmq_sequence *s = keys_of(a->kv, a->op, a->groups, a->groups->order[t->at]);
     c->start = chunk * LLMQ_CHUNK;
     for (int32_t i = 0; i < LLMQ_CHUNK / LLMQ_PAGE; i++) {
         const int32_t page = chunk * (LLMQ_CHUNK / LLMQ_PAGE) + i;
@@ -160,15 +170,16 @@ static void attend_chunk(const llmq_attn *a, const tile *t, int32_t h, int32_t c
 static void run_tile(const llmq_attn *a, const tile *t, int32_t h, int32_t chunk, int64_t item, int32_t *arrived) {
     const llmq_op *op = a->op;
     const int32_t d_v = a->kv->slots[op->slot].v_cols, most = tile_rows(op);
-    float *q = a->scratch, *slope = q + (int64_t)most * op->i[1], *scores = slope + 3 * most;
-    int32_t *from = (int32_t *)(void *)(slope + most), *to = from + most;
+    float *q = a->scratch, *slope = q + (int64_t)most * op->i[1], *scores = slope + 5 * most;
+    int32_t *per_row = (int32_t *)(void *)(slope + most);
     float *own = scores + (int64_t)most * LLMQ_CHUNK;
     const int64_t size = partial_floats(most, d_v);
     const partial state = partial_at(own, most);
     float *place = chunk < 0 ? own + size : a->partials + item * size;
-    const int32_t rows = gather(a, t, h, q, from, to, slope);
+    const int32_t rows = gather(a, t, h, q, per_row, slope);
     partial p = partial_at(place, most);
-    llmq_attn_chunk c = {.type = a->kv->type, .rows = rows, .d_k = op->i[1], .d_v = d_v, .q = q, .from = from, .to = to,
+    llmq_attn_chunk c = {.type = a->kv->type, .rows = rows, .d_k = op->i[1], .d_v = d_v, .q = q, .from = per_row, .to = per_row + most,
+                         .bias = a->bias, .head = per_row + 2 * most, .position = per_row + 3 * most, .reach = op->i[6],
                          .slope = op->f[2] > 0.0f ? slope : NULL, .softcap = op->f[1], .scores = scores,
                          .top = p.top, .sum = p.sum, .acc = p.acc};
     if (chunk >= 0) {
@@ -196,7 +207,7 @@ void llmq_attn_run(const llmq_attn *a, int nth) {
     for (;;) {
         const int64_t item = __atomic_fetch_add(a->next, 1, __ATOMIC_RELAXED);
         while (item >= end) {
-            if (!next_tile(op, a->groups, &t)) return;
+            if (!next_tile(a->kv, op, a->groups, &t)) return;
             tiles++;
             begin = end;
             end += (int64_t)kv_heads * (split ? t.chunks : 1);

@@ -15,7 +15,7 @@ typedef struct llmq_attn {
     const llmq_kv *kv;
     const llmq_op *op;
     const llmq_groups *groups;
-    const float *sinks, *q;
+    const float *sinks, *bias, *q;
     float *out;
     int64_t *next;     /* 0 at the start: work items are taken from it */
     int32_t *arrived;  /* zeros, LLMQ_ATTN_SPLIT of them: chunks done of each split tile */

@@ -19,6 +19,9 @@ typedef struct llmq_attn_chunk {
     const float *q;               /* [rows][d_k], already multiplied by the scale */
     const int32_t *from, *to;     /* per row: the keys at positions from <= j < to take part */
     const float *slope;           /* per row: slope * (j - (to - 1)) is added to the score; NULL: nothing */
+    const float *bias;            /* [heads][2 * reach + 1], added by j - position within -reach .. reach; NULL: nothing */
+    const int32_t *head, *position; /* per row, for the bias */
+    int32_t reach;
     float softcap;                /* > 0: score = softcap * tanh(score / softcap), before the slope */
     float *scores;                /* [rows][LLMQ_CHUNK], scratch */
     float *top, *sum, *acc;       /* out: largest score (-inf when no key takes part), sum of exp(score - top), [rows][d_v] sum of exp * value */

@@ -54,7 +54,7 @@ def build_tape(checkpoint: Checkpoint, *, n_ctx: int | None = None) -> Tape:
     hp = family.hparams(Fields(checkpoint.metadata, path, f"{family.name}."))
     hp = hp if n_ctx is None else replace(hp, n_ctx=n_ctx)
     graph = Graph(checkpoint.tensors, path)
-    _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, path)
+    _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, family.blocks)
     logits = family.build(graph, hp)
     graph.check_all_read(family.ignored)
     return freeze(
@@ -62,12 +62,13 @@ def build_tape(checkpoint: Checkpoint, *, n_ctx: int | None = None) -> Tape:
     )
 
 
-def _check_blocks(checkpoint: Checkpoint, key: str, n_layer: int, path: str) -> None:
-    present = {int(found[1]) for name in checkpoint.tensors if (found := re.match(r"blk\.(\d{1,9})\.", name))}
+def _check_blocks(checkpoint: Checkpoint, key: str, n_layer: int, prefix: str) -> None:
+    numbers = re.compile(re.escape(prefix) + r"\.(\d{1,9})\.")
+    present = {int(found[1]) for name in checkpoint.tensors if (found := numbers.match(name))}
     missing = [i for i in range(n_layer) if i not in present]
     if missing:
-        shown = ", ".join(f"blk.{i}" for i in missing[:8]) + (" …" if len(missing) > 8 else "")
-        raise FormatError(f"{key} is {n_layer}, but the file has no tensors of {shown}", path=path)
+        shown = ", ".join(f"{prefix}.{i}" for i in missing[:8]) + (" …" if len(missing) > 8 else "")
+        raise FormatError(f"{key} is {n_layer}, but the file has no tensors of {shown}", path=checkpoint.path)
 
 
 def _unknown(key: str, value: str, known: list[str], path: str | None) -> UnsupportedArchError:

@@ -43,6 +43,7 @@ class Family:
     have other names."""
 
     name: str
+    blocks = "blk"  # what the names of a block's tensors begin with
     hf_model_types: tuple[str, ...]
     hf_defaults: Mapping[str, object] = {}
     slides = 0
@@ -55,6 +56,7 @@ class Family:
     hf_numbers: Mapping[str, str] = {}
     hf_renamed: Mapping[str, str] = {}
     hf_biases: Mapping[str, str] = {"blk.0.attn_q.bias": "attention_bias", "blk.0.ffn_up.bias": "mlp_bias"}
+    hf_ties = True  # whether an output matrix is left out when config.json says that it is tied
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish")}
     ignored: tuple[str, ...] = (".attn_rot_embd", ".rotary_emb.inv_freq")
 

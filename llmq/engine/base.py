@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Engine", "check_batch", "check_types"]
+__all__ = ["Batch", "Engine", "check_batch", "check_source", "check_types"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Engine(Protocol):
 
     def free_sequence(self, seq: int) -> None:
         """Forget the sequence and its id."""
+
+    def encode(self, seq: int, tokens: npt.NDArray[np.int32]) -> None:
+        """Run the encoder of an encoder–decoder on a text (int32 (n,), 1 <= n <= n_ctx): from now on `seq`, which must be
+        empty, and what is forked from it attend to that text. ValueError for a tape without an encoder."""
+
+    def source_length(self, seq: int) -> int:
+        """The number of tokens that `encode` was given for the sequence, 0 if it was not called."""
 
     def run(self, batch: Batch, *, hidden: bool = False) -> npt.NDArray[np.float32]:
         """Append the batch to its sequences; the logits of its outputs, float32 (n_out, n_vocab), or with `hidden` the final
@@ -107,3 +114,10 @@ def check_types(batch: Batch, n_types: int) -> None:
     bad = np.flatnonzero((types < 0) | (types >= n_types))
     if len(bad):
         raise ValueError(f"batch.types: 0..{n_types - 1} expected, found {types[bad[0]]} at index {bad[0]}")
+
+
+def check_source(sources: dict[int, int], batch: Batch) -> None:
+    """Raise ValueError unless every sequence of the batch has a source. `sources` maps sequences to the lengths of theirs."""
+    for seq in np.unique(batch.sequences).tolist():
+        if not sources.get(seq):
+            raise ValueError(f"sequence {seq}: the encoder must run first (encode)")

@@ -145,6 +145,8 @@ def _attn(case: Case) -> Array:
         visible &= distance < op.i[4]
     # an error of every visible score: operands, the sum, ALiBi and soft-capping on top
     off = scores * (2 * r + r * r + (k_dim + 4) * U) + 4 * U * (op.f[2] * abs(distance)) + (FUNCTION * op.f[1])
+    if op.w1 >= 0:
+        off = off + 4 * U * (abs(case.weights[-1]).max() + scores)
     worst = np.where(visible, off, 0).max(axis=2)
     # the largest |v| of each column up to the token bounds every weighted sum of errors of the weights
     running = np.maximum.accumulate(v, axis=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,8 @@ def compare(
     kv_type: str = "bf16",
     n_threads: int = 2,
 ) -> Comparison:
-    """Compare the native engine with the reference on `tokens`, op by op; `kv_type` (bf16, f16, f32) is the type of the cache.
+    """Compare the native engine with the reference on `tokens` (of an encoder–decoder: for both halves), op by op;
+    `kv_type` (bf16, f16, f32) is the type of the cache.
 
     Raises ModelFileError for a model that cannot be used, ValueError for tokens that it does not have."""
     if not isinstance(model, Checkpoint):
@@ -115,7 +116,10 @@ def compare_ops(
             found.extend(single.run(make, kv_type))
 
     with ReferenceEngine(tape, tensors) as reference:
-        reference.run(_batch(reference.new_sequence(), ids, 0, ids), watch)
+        seq = reference.new_sequence()
+        if tape.has_encoder:
+            reference.encode(seq, ids, watch)
+        reference.run(_batch(seq, ids, 0, ids), watch)
     return Comparison(tuple(found))
 
 
@@ -139,16 +143,20 @@ class _Single:
         put: list[Array],
         ids: npt.NDArray[np.int32],
     ) -> None:
-        self.n, self.op = n, tape.op(n)
+        op = tape.op(n)
+        if op.kind == "ATTN" and op.i[5] == 2:  # the source has as many tokens, so here they are those of the sequence itself
+            op = replace(op, i=(*op.i[:5], 1, *op.i[6:]))
+        self.n, self.op = n, op
         self.inputs, self.put = inputs, put
         self.tokens = np.arange(len(ids), dtype=np.int32)
         self.tensors: dict[str, Tensor] = {}
         graph = Graph(self.tensors)
-        params = [self._weight(graph, tape, tensors, w, ids) for w in self.op.weights]
-        self.weights = [param.id for param in params]
+        first, second = (
+            self._weight(graph, tape, tensors, w, ids) if w >= 0 else None for w in (self.op.w0, self.op.w1)
+        )
+        self.weights = [param.id for param in (first, second) if param is not None]
         uses = {"EMBED": "rows", **dict.fromkeys(("MATMUL", "EXPERTS", "HEADS"), "matmul")}
-        w0 = graph.use(params[0], uses.get(self.op.kind, "f32")) if params else -1
-        w1 = graph.use(params[1], "f32") if len(params) > 1 else -1
+        w0, w1 = graph.use(first, uses.get(self.op.kind, "f32")), graph.use(second, "f32")
         a, b = [*(self._input(graph, f"input.{name}", x) for name, x in zip("ab", inputs, strict=False)), None, None][:2]
         slot = self._history(graph, tape.slots[self.op.slot]) if self.op.slot >= 0 else -1
         width = int(tape.values["width"][self.op.out])

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq import _native
-from llmq.engine.base import Batch, check_batch, check_types
+from llmq.engine.base import Batch, check_batch, check_source, check_types
 from llmq.engine.memory import available_memory
 from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError, UnsupportedQuantError
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import Tape, Weight
+from llmq.graph.tape import ENCODE, Tape, Weight
 from llmq.quant.types import QuantType, parse_type
 
 __all__ = ["NativeEngine", "Progress"]
@@ -189,31 +189,59 @@ class NativeEngine:
     def run(self, batch: Batch, *, hidden: bool = False) -> npt.NDArray[np.float32]:
         """See `Engine.run`."""
         with self._lock:
-            core = self._open()
-            growth, numbers = -1, np.empty(0, np.int32)
-            if batch.sequences.dtype == np.int32 and all(seq in self._ids for seq in batch.sequences.tolist()):
-                numbers = np.array([self._ids[seq] for seq in batch.sequences.tolist()], np.int32)
-                growth = self._growth(core, batch, numbers)
-            if growth < 0:
-                check_batch(batch, {seq: core.length(number) for seq, number in self._ids.items()}, self.n_vocab, self.n_ctx)
-                raise ValueError("batch: one-dimensional contiguous int32 arrays expected")
-            if growth > 0:
-                available = available_memory()
-                if growth > available:
-                    raise OutOfMemoryError("the sequences cannot grow", required=growth, available=available)
+            self._open()
             check_types(batch, self.tape.n_types)
-            parts, wanted = self.tape.asked(hidden=hidden)
-            rows = np.empty((len(batch.outputs), int(self.tape.values["width"][wanted])), np.float32)
-            bits = sum(1 << part for part in parts)
-            core.arm()
-            call = partial(core.run, batch.tokens, batch.positions, numbers, batch.outputs, bits, wanted, rows, batch.types)
-            if len(batch.tokens) * self.weight_bytes > LONG_RUN and threading.current_thread() is threading.main_thread():
-                done = _interruptible(call, core.cancel)
-            else:
-                done = call()
-            if not done:
-                raise Cancelled("the run was cancelled")
-            return rows
+            if self.tape.has_encoder:
+                check_source({seq: self.source_length(seq) for seq in self._ids}, batch)
+            return self._run(batch, *self.tape.asked(hidden=hidden))
+
+    def encode(self, seq: int, tokens: npt.NDArray[np.int32]) -> None:
+        """See `Engine.encode`."""
+        with self._lock:
+            if not self.tape.has_encoder or self.length(seq):
+                raise ValueError(
+                    f"encode: an empty sequence of an encoder–decoder expected; {seq} holds {self.length(seq)} tokens"
+                )
+            source, n = self.new_sequence(), len(tokens)
+            try:
+                numbers = np.full(n, source, np.int32)
+                self._run(Batch(tokens, np.arange(n, dtype=np.int32), numbers, np.empty(0, np.int32)), (ENCODE,), -1)
+                self._open().attach(self._number(seq), self._number(source))
+            except BaseException:
+                self.free_sequence(source)
+                raise
+            del self._ids[source]  # it goes with seq
+
+    def source_length(self, seq: int) -> int:
+        """See `Engine.source_length`."""
+        with self._lock:
+            return self._open().source_length(self._number(seq))
+
+    def _run(self, batch: Batch, parts: tuple[int, ...], wanted: int) -> npt.NDArray[np.float32]:
+        """Parts of the tape; the output rows of value `wanted` (-1: none)."""
+        core = self._open()
+        growth, numbers = -1, np.empty(0, np.int32)
+        if batch.sequences.dtype == np.int32 and all(seq in self._ids for seq in batch.sequences.tolist()):
+            numbers = np.array([self._ids[seq] for seq in batch.sequences.tolist()], np.int32)
+            growth = self._growth(core, batch, numbers)
+        if growth < 0:
+            check_batch(batch, {seq: core.length(number) for seq, number in self._ids.items()}, self.n_vocab, self.n_ctx)
+            raise ValueError("batch: one-dimensional contiguous int32 arrays expected")
+        if growth > 0:
+            available = available_memory()
+            if growth > available:
+                raise OutOfMemoryError("the sequences cannot grow", required=growth, available=available)
+        rows = np.empty((len(batch.outputs), int(self.tape.values["width"][wanted])), np.float32)
+        bits = sum(1 << part for part in parts)
+        core.arm()
+        call = partial(core.run, batch.tokens, batch.positions, numbers, batch.outputs, bits, wanted, rows, batch.types)
+        if len(batch.tokens) * self.weight_bytes > LONG_RUN and threading.current_thread() is threading.main_thread():
+            done = _interruptible(call, core.cancel)
+        else:
+            done = call()
+        if not done:
+            raise Cancelled("the run was cancelled")
+        return rows
 
     def _growth(self, core: _native.EngineCore, batch: Batch, numbers: npt.NDArray[np.int32]) -> int:
         if len(batch.positions) and int(batch.positions.max()) >= self.n_ctx:

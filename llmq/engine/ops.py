@@ -37,13 +37,15 @@ class Run:
     """One forward pass as ops see it.
 
     width(value): its columns; weight(id): the float matrix or vector; look_up(id, tokens): rows of a matrix;
-    history(sequence, slot): keys and values; rows[sequence]: the batch indexes of its tokens, in order of position."""
+    history(sequence, slot): keys and values; source(sequence): the sequence that its encoder filled and its length;
+    rows[sequence]: the batch indexes of its tokens, in order of position."""
 
     batch: Batch
     width: Callable[[int], int]
     weight: Callable[[int], Array]
     look_up: Callable[[int, npt.NDArray[np.int32]], Array]
     history: Callable[[int, int], History]
+    source: Callable[[int], tuple[int, int]]
     rows: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +133,8 @@ def attn(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     out = np.empty((len(q), heads * v_dim), q.dtype)
     for seq, rows in run.rows.items():
         positions = run.batch.positions[rows]
-        keys, values = run.history(seq, op.slot).get(int(positions[-1]) + 1)
+        owner, length = run.source(seq) if op.i[5] == 2 else (seq, int(positions[-1]) + 1)
+        keys, values = run.history(owner, op.slot).get(length)
         n, m = len(rows), len(keys)
         # (kv head, query of its group, …): the heads of a group share one kv head
         k = keys.reshape(m, kv_heads, k_dim).transpose(1, 2, 0)
@@ -153,6 +156,9 @@ def _attention_weights(op: Op, run: Run, score: Array, positions: npt.NDArray[np
     distance = np.arange(m)[None, :] - positions[:, None]
     if max_bias > 0:
         score = score + _alibi_slopes(heads, max_bias)[:, None, None].astype(score.dtype) * distance
+    if op.w1 >= 0:
+        reach = op.i[6]
+        score = score + run.weight(op.w1)[:, np.clip(distance, -reach, reach) + reach]
     visible = np.ones_like(distance, bool) if op.i[5] else distance <= 0
     if op.i[4]:
         visible &= distance > -op.i[4]

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmq.engine.base import Batch, check_batch, check_types
+from llmq.engine.base import Batch, check_batch, check_source, check_types
 from llmq.engine.ops import OPS, Array, Run
 from llmq.errors import ModelClosedError
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import Op, Slot, Tape
+from llmq.graph.tape import ENCODE, Op, Slot, Tape
 from llmq.quant.rows import dequantize
 
 __all__ = ["ReferenceEngine"]
 
 CACHE_BYTES = 2 << 30
+
+Watch = Callable[[int, Op, list[Array], Array | None], None]
+"""Called with (number of the op, op, inputs, output)."""
 
 
 class _Rows:
@@ -71,6 +74,7 @@ class ReferenceEngine:
         self._ops = [tape.op(n) for n in range(len(tape.ops))]
         self._lengths: dict[int, int] = {}
         self._state: dict[int, list[_Rows]] = {}
+        self._sources: dict[int, int] = {}  # sequence -> the one that its encoder filled
         self._next = 0
 
     # -- sequences
@@ -101,18 +105,45 @@ class ReferenceEngine:
         if length:
             for old_rows, new_rows in zip(self._state[seq], self._state[new], strict=True):
                 new_rows.put(0, *old_rows.get(length))
+        if seq in self._sources:
+            self._sources[new] = self.fork(self._sources[seq], self.length(self._sources[seq]))
         return new
 
     def free_sequence(self, seq: int) -> None:
         self.length(seq)
+        if seq in self._sources:
+            self.free_sequence(self._sources.pop(seq))
         del self._lengths[seq], self._state[seq]
+
+    def encode(self, seq: int, tokens: npt.NDArray[np.int32], watch: Watch | None = None) -> None:
+        """See `Engine.encode`."""
+        if not self.tape.has_encoder or self.length(seq):
+            raise ValueError(f"encode: an empty sequence of an encoder–decoder expected; {seq} holds {self.length(seq)} tokens")
+        n = len(tokens)
+        source = self.new_sequence()
+        try:
+            numbers = np.full(n, source, np.int32)
+            batch = Batch(tokens, np.arange(n, dtype=np.int32), numbers, np.empty(0, np.int32))
+            check_batch(batch, self._lengths, self.n_vocab, self.n_ctx)
+            self._execute(batch, (ENCODE,), watch)
+        except BaseException:
+            self.free_sequence(source)
+            raise
+        if seq in self._sources:
+            self.free_sequence(self._sources[seq])
+        self._sources[seq] = source
+
+    def source_length(self, seq: int) -> int:
+        """See `Engine.source_length`."""
+        self.length(seq)
+        return self._lengths[self._sources[seq]] if seq in self._sources else 0
 
     # -- running
 
     def run(
         self,
         batch: Batch,
-        watch: Callable[[int, Op, list[Array], Array | None], None] | None = None,
+        watch: Watch | None = None,
         *,
         hidden: bool = False,
     ) -> npt.NDArray[np.float32]:
@@ -120,16 +151,28 @@ class ReferenceEngine:
         self._open()
         check_batch(batch, self._lengths, self.n_vocab, self.n_ctx)
         check_types(batch, self.tape.n_types)
+        if self.tape.has_encoder:
+            check_source({seq: self.source_length(seq) for seq in self._lengths}, batch)
+        parts, wanted = self.tape.asked(hidden=hidden)
+        return np.ascontiguousarray(self._execute(batch, parts, watch)[wanted], np.float32)
+
+    def _execute(
+        self,
+        batch: Batch,
+        parts: tuple[int, ...],
+        watch: Watch | None,
+    ) -> dict[int, Array]:
+        """Run parts of the tape on a good batch; the values that nothing read afterwards."""
         run = Run(
             batch,
             lambda value: int(self.tape.values["width"][value]),
             self.weight,
             self._look_up,
             lambda seq, slot: self._state[seq][slot],
+            lambda seq: (self._sources[seq], self._lengths[self._sources[seq]]),
         )
         last = {v: n for n, op in enumerate(self._ops) for v in op.inputs}
         values: dict[int, Array] = {}
-        parts, wanted = self.tape.asked(hidden=hidden)
         for n, op in enumerate(self._ops):
             if op.part not in parts:
                 continue
@@ -144,12 +187,13 @@ class ReferenceEngine:
                 values[op.out] = out
         for seq, rows in run.rows.items():
             self._lengths[seq] += len(rows)
-        return np.ascontiguousarray(values[wanted], np.float32)
+        return values
 
     def close(self) -> None:
         self._tensors = None
         self._cache.clear()
         self._state.clear()
+        self._sources.clear()
         self._lengths.clear()
 
     def __enter__(self) -> ReferenceEngine:

@@ -125,7 +125,7 @@ def _gguf_tensors(
 ) -> dict[str, Tensor]:
     n_layer = family.hf_n_layer(config, str(folder / "config.json"))
     known = gguf_names(family, config, str(folder / "config.json"))
-    tied = config.get("tie_word_embeddings") is True
+    tied = family.hf_ties and config.get("tie_word_embeddings") is True
     found: dict[str, dict[int, Tensor]] = {}  # by name and expert, -1 for what is not an expert's
     for name, tensor in weights.items():
         for part, pick in () if family.hf_drops(name, config) else family.hf_parts(name, config):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError, UnsupportedError, UnsupportedQuantError, quoted
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import ACTIVATIONS, BODY, HEAD, Op, Output, Slot, Weight
+from llmq.graph.tape import ACTIVATIONS, BODY, ENCODE, HEAD, Op, Output, Slot, Weight
 from llmq.quant.types import QuantType
 
 __all__ = ["Graph", "Param", "Value"]
@@ -64,10 +64,10 @@ class Graph:
         finally:
             self._prefix = outer
 
-    def blocks(self, n: int) -> Iterator[int]:
+    def blocks(self, n: int, prefix: str = "blk") -> Iterator[int]:
         """0 .. n-1, each in the scope of its block: `for i in g.blocks(n): g.w("attn_q.weight", …)`."""
         for i in range(n):
-            with self.scope(f"blk.{i}"):
+            with self.scope(f"{prefix}.{i}"):
                 yield i
 
     def has(self, name: str) -> bool:
@@ -108,11 +108,16 @@ class Graph:
         return Param(len(self.weights) - 1, data.shape)
 
     def positive(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        """The values of a tensor that goes into a table, not onto the tape. FormatError unless all are finite and above 0."""
+        """`finite` for values that must be above 0."""
+        return self.finite(name, shape, above=0.0)
+
+    def finite(self, name: str, shape: tuple[int, ...], above: float = -np.inf) -> npt.NDArray[np.float32]:
+        """The values of a tensor that goes into a table, not onto the tape. FormatError unless all are finite and `above`."""
         found = self.tensor(name, shape)
         values = found.numpy()
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise FormatError(f"tensor {found.name!r}: finite numbers above 0 expected", path=self.path, offset=found.offset)
+        if not (np.isfinite(values).all() and (values > above).all()):
+            expected = "finite numbers" if above == -np.inf else f"finite numbers above {above:g}"
+            raise FormatError(f"tensor {found.name!r}: {expected} expected", path=self.path, offset=found.offset)
         self._read.add(found.name)
         return values
 
@@ -167,6 +172,15 @@ class Graph:
             label = self.weights[w0].name.removesuffix(".weight") if named else self._prefix + kind.lower()
         self.ops.append(Op(kind, out.id, a_id, b_id, w0, w1, slot, i, f, label, self._part))
         return out
+
+    @contextmanager
+    def encoder(self) -> Iterator[None]:
+        """Ops inside are the encoder's; before all others, in a model that has a decoder too."""
+        outer, self._part = self._part, ENCODE
+        try:
+            yield
+        finally:
+            self._part = outer
 
     def final(self, x: Value, then: Output = "logits") -> Value:
         """x, marked as the final hidden state; what follows makes `then` of it ("hidden": nothing follows)."""
@@ -249,22 +263,36 @@ class Graph:
         window: int = 0,
         sinks: Param | None = None,
         causal: bool = True,
+        bias: Param | None = None,
     ) -> Value:
         """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, grouped (Ainslie et al.
-        2023), over earlier tokens or, not causal, the whole sequence."""
-        k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
-        slot = len(self.slots)
-        self.slots.append(Slot(kv_heads, k_dim, v_dim, window))
-        self.emit("KV_PUT", 0, k, v, slot=slot, i=(kv_heads, k_dim, v_dim))
+        2023), over earlier tokens or, not causal, the whole sequence. bias: for every head what is added to the scores, by
+        distance (heads, 2*reach + 1)."""
+        slot = self.put(k, v, kv_heads, window)
+        k_dim, v_dim = self.slots[slot].k_dim, self.slots[slot].v_dim
         return self.emit(
             "ATTN",
             heads * v_dim,
             q,
             w0=self.use(sinks, "f32"),
+            w1=self.use(bias, "f32"),
             slot=slot,
-            i=(heads, k_dim, kv_heads, v_dim, window, 0 if causal else 1),
+            i=(heads, k_dim, kv_heads, v_dim, window, 0 if causal else 1, bias.shape[1] // 2 if bias else 0),
             f=(scale, softcap, alibi),
         )
+
+    def put(self, k: Value, v: Value, kv_heads: int, window: int = 0) -> int:
+        """Append k and v to a new state slot; its number."""
+        slot = Slot(kv_heads, k.width // kv_heads, v.width // kv_heads, window)
+        self.slots.append(slot)
+        self.emit("KV_PUT", 0, k, v, slot=len(self.slots) - 1, i=(kv_heads, slot.k_dim, slot.v_dim))
+        return len(self.slots) - 1
+
+    def cross_attention(self, q: Value, slot: int, *, heads: int, scale: float) -> Value:
+        """Attend over a slot that the encoder filled, all of it."""
+        s = self.slots[slot]
+        i = (heads, s.k_dim, s.heads, s.v_dim, 0, 2)
+        return self.emit("ATTN", heads * s.v_dim, q, label=self._prefix + "cross_attn", slot=slot, i=i, f=(scale,))
 
     def act(self, x: Value, name: str) -> Value:
         """An activation, by its name in ACTIVATIONS."""

@@ -182,6 +182,11 @@ class Tape:
         return ((BODY,), self.hidden) if hidden else ((BODY, HEAD), self.result)
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether it is an encoder–decoder."""
+        return bool((self.ops["part"] == ENCODE).any())
+
+    @property
     def max_positions(self) -> int:
         """How many positions a sequence may have at most: the rows of the smallest table that is looked up by position."""
         return min(self._rows_looked_up(1), default=MAX_POSITIONS)

@@ -34,6 +34,7 @@ class _Checker:
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.n = -1
+        self.put_by: dict[int, int] = {}  # slot -> the part that fills it
         self.op = Op("")
 
     def need(self, condition: bool, what: str) -> None:
@@ -197,6 +198,7 @@ def _rope(c: _Checker) -> None:
 
 def _kv_put(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
+    c.put_by[op.slot] = op.part
     c.need(op.i[:3] == (slot.heads, slot.k_dim, slot.v_dim), f"puts {op.i[:3]} into a slot of {slot}")
     c.need(
         c.width(op.a) == slot.heads * slot.k_dim and c.width(op.b) == slot.heads * slot.v_dim, "keys or values of another width"
@@ -205,7 +207,7 @@ def _kv_put(c: _Checker) -> None:
 
 def _attn(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
-    heads, k_dim, kv_heads, v_dim, window, whole = op.i[:6]
+    heads, k_dim, kv_heads, v_dim, window, whole, reach = op.i[:7]
     c.need(
         (kv_heads, k_dim, v_dim) == (slot.heads, slot.k_dim, slot.v_dim),
         f"reads {(kv_heads, k_dim, v_dim)} from a slot of {slot}",
@@ -215,9 +217,14 @@ def _attn(c: _Checker) -> None:
     c.need(
         window >= 0 and (slot.window == 0 or 0 < window <= slot.window), f"window {window} over a slot that keeps {slot.window}"
     )
-    c.need(whole in (0, 1) and op.f[0] > 0 and op.f[1] >= 0 and op.f[2] >= 0, f"flags {op.i} {op.f}")
+    c.need(whole in (0, 1, 2) and 0 <= reach < 1 << 24, f"flags {op.i}")
+    c.need(op.f[0] > 0 and op.f[1] >= 0 and op.f[2] >= 0, f"scale, cap and bias {op.f}")
     if op.w0 >= 0:
         c.weight(op.w0, "f32", (heads,))
+    c.need((op.w1 >= 0) == (reach > 0), f"biases {op.w1} for distances up to {reach}")
+    if op.w1 >= 0:
+        c.weight(op.w1, "f32", (heads, 2 * reach + 1))
+    c.need((c.put_by[op.slot], op.part) == ((ENCODE, BODY) if whole == 2 else (op.part, op.part)), "a slot of another part")
 
 
 def _act(c: _Checker) -> None:

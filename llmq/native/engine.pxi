@@ -8,7 +8,7 @@ cdef extern from "engine.h" nogil:
         int64_t n, k
 
     ctypedef struct llmq_sequence:
-        int32_t live, length
+        int32_t live, length, source
 
     ctypedef struct llmq_kv:
         int32_t n_sequences
@@ -30,6 +30,7 @@ cdef extern from "engine.h" nogil:
     llmq_status llmq_kv_fork(llmq_kv *, int32_t origin, int32_t length, int32_t *seq)
     void llmq_kv_truncate(llmq_kv *, int32_t seq, int32_t length)
     void llmq_kv_close(llmq_kv *, int32_t seq)
+    void llmq_kv_attach(llmq_kv *, int32_t seq, int32_t source)
 
     llmq_status llmq_engine_new(llmq_engine **, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values,
                                 int32_t n_weights, int32_t result, int32_t kv_type, int32_t n_batch, int n_threads)
@@ -145,6 +146,17 @@ cdef class EngineCore:
         if not 0 <= length <= self.length(seq):
             raise ValueError(f"truncate: {length} of {self.length(seq)} tokens")
         llmq_kv_truncate(self.kv, seq, length)
+
+    def attach(self, int seq, int source):
+        """Sequence `source`, which the encoder filled, is what `seq` attends to, and goes with it from now on."""
+        if self.known(seq) == self.known(source) or self.kv.sequences[source].source >= 0:
+            raise ValueError(f"attach: {source} to {seq}")
+        llmq_kv_attach(self.kv, seq, source)
+
+    def source_length(self, int seq):
+        """Tokens of the source of a sequence, 0 without one."""
+        cdef int32_t source = self.kv.sequences[self.known(seq)].source
+        return self.kv.sequences[source].length if source >= 0 else 0
 
     def free(self, int seq):
         llmq_kv_close(self.kv, self.known(seq))

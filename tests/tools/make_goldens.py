@@ -181,6 +181,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "StableLmConfig",
         {"use_qkv_bias": True, "use_parallel_residual": True, "num_key_value_heads": 4, "partial_rotary_factor": 0.5},
     ),
+    "stablelm-12b": (
+        "StableLmConfig",
+        {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.25},
+    ),
     "falcon-7b": ("FalconConfig", {"alibi": False, "multi_query": True, "parallel_attn": True, "bias": False}),
     "falcon-40b": (
         "FalconConfig",
@@ -285,6 +289,40 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+T5: dict[str, Any] = {
+    "vocab_size": 71, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
+}  # fmt: skip
+SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5": ("T5Config", {}),
+    "t5-gated": (
+        "T5Config",
+        {
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "num_decoder_layers": 3,
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 20,
+        },
+    ),
+    "umt5": ("UMT5Config", {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 2}),
+}
+
+
+def make_seq2seq(name: str) -> None:
+    cls, changes = SEQ2SEQ[name]
+    config = getattr(transformers, cls)(**{**T5, **changes})
+    model, stored, shapes = seeded(name, transformers.AutoModelForSeq2SeqLM.from_config(config))
+    arrays: dict[str, np.ndarray] = {}
+    rng = np.random.RandomState(7)
+    for n, (length, source_length) in enumerate(((12, 37), (37, 9), (1, 1))):
+        tokens, source = (rng.randint(0, config.vocab_size, k).astype(np.int32) for k in (length, source_length))
+        with torch.no_grad():
+            given = {"input_ids": source, "decoder_input_ids": tokens}
+            logits = model(**{key: torch.from_numpy(x).long()[None] for key, x in given.items()}).logits[0].numpy()
+        arrays |= {f"tokens{n}": tokens, f"source{n}": source, f"logits{n}": logits.astype(np.float32)}
+    save(name, stored, shapes, arrays, kind="seq2seq")
+
+
 def seeded(name: str, model: Any) -> tuple[Any, Any, Any]:
     """The model with the weights of tests/goldens.py, its config.json and the shapes of its tensors. The names of tensors and
     keys are those of a saved folder, which for some models are not the ones in memory."""
@@ -345,6 +383,7 @@ def make(name: str) -> None:
 
 if __name__ == "__main__":
     wanted = tuple(sys.argv[1:]) or ("",)
-    for case in [*CASES, *ENCODERS]:
-        if case.startswith(wanted):
-            (make if case in CASES else make_encoder)(case)
+    for cases, maker in ((CASES, make), (ENCODERS, make_encoder), (SEQ2SEQ, make_seq2seq)):
+        for case in cases:
+            if case.startswith(wanted):
+                maker(case)

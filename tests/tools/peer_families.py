@@ -13,12 +13,16 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 TOLERANCE = 2e-3  # of the largest logit; llama.cpp computes some products in half precision
 WINDOW, SCALE = "takes no window for this family", "takes the scale of attention from the width of a head"
+ONE_TYPE, TIED = "has one type of token", "does not scale the logits of tied embeddings"
 LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
+    "bert-labels": ONE_TYPE,
+    "bert-rank": ONE_TYPE,
     "deepseek2-groups": "ranks groups by their best two experts, as DeepSeek-V3 does and V2 does not",
     "gemma2": SCALE,
     "gemma2-uncapped": "always caps",
@@ -34,6 +38,8 @@ LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
     "qwen2moe-normalized": "never normalizes the weights of this family's experts",
     "qwen3moe-plain": "always normalizes the weights of this family's experts",
     "starcoder2": WINDOW,
+    "t5": TIED,
+    "umt5": TIED,
 }
 
 
@@ -44,12 +50,14 @@ def write(folder: Path) -> None:
     from llmq.quant.quantizer import quantize_model
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names("logits"):
+    for name in names("logits", "hidden", "scores", "seq2seq"):
         golden = load(name)
         quantize_model(write_folder(golden, folder / name), folder / f"{name}.gguf", "F32")
         arrays = {f"tokens{i}": tokens for i, (tokens, _) in enumerate(golden.sequences)}
         arrays |= {f"logits{i}": logits for i, (_, logits) in enumerate(golden.sequences)}
-        np.savez(folder / f"{name}.npz", n_ctx=golden.n_ctx or 64, **arrays)
+        if golden.sources:
+            arrays["source0"] = golden.sources[0]
+        np.savez(folder / f"{name}.npz", n_ctx=golden.n_ctx or 64, kind=golden.kind, **arrays)
 
 
 def differences(path: Path) -> np.ndarray:
@@ -58,6 +66,10 @@ def differences(path: Path) -> np.ndarray:
 
     with np.load(path.with_suffix(".npz")) as arrays:
         n_ctx, tokens, expected = int(arrays["n_ctx"]), arrays["tokens0"], arrays["logits0"]
+        kind, source = str(arrays["kind"]), arrays.get("source0")
+    if kind != "logits":
+        found = low_level(path, kind, tokens, source, expected.shape)
+        return abs(found - expected).max(axis=1) / abs(expected).max()
     model = llama_cpp.Llama(
         str(path), n_ctx=n_ctx, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1, flash_attn=False,
         yarn_beta_fast=-1.0, yarn_beta_slow=-1.0,
@@ -65,6 +77,37 @@ def differences(path: Path) -> np.ndarray:
     model.eval(tokens.tolist())
     found = np.array(model.scores[: len(tokens)])
     return abs(found[:, : expected.shape[1]] - expected).max(axis=1) / abs(expected).max()
+
+
+def low_level(path: Path, kind: str, tokens: np.ndarray, source: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The final states, the scores of the whole text, or with a source the logits of an encoder–decoder; ValueError for a
+    model that does not load."""
+    import llama_cpp.llama_cpp as lib
+
+    def batch(ids: np.ndarray) -> Any:
+        made = lib.llama_batch_init(len(ids), 0, 1)
+        made.n_tokens = len(ids)
+        for i, token in enumerate(ids.tolist()):
+            made.token[i], made.pos[i], made.n_seq_id[i], made.logits[i] = token, i, 1, 1
+            made.seq_id[i][0] = 0
+        return made
+
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    if not model:
+        raise ValueError(path)
+    params = lib.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 64
+    params.n_threads, params.type_k, params.type_v, params.flash_attn_type = 1, 0, 0, 0
+    params.embeddings, params.pooling_type = source is None, lib.LLAMA_POOLING_TYPE_RANK if kind == "scores" else 0
+    context = lib.llama_init_from_model(model, params)
+    if source is not None and lib.llama_encode(context, batch(source)):
+        raise RuntimeError(f"{path.stem}: llama_encode failed")
+    if lib.llama_decode(context, batch(tokens)):
+        raise RuntimeError(f"{path.stem}: llama_decode failed")
+    if kind == "scores":
+        return np.ctypeslib.as_array(lib.llama_get_embeddings_seq(context, 0), shape[1:]).copy()[None]
+    row = lib.llama_get_embeddings_ith if source is None else lib.llama_get_logits_ith
+    return np.array([np.ctypeslib.as_array(row(context, i), shape[1:]).copy() for i in range(shape[0])])
 
 
 def check(folder: Path) -> int:
