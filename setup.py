@@ -45,6 +45,11 @@ NO_PLATFORM = """
 llmq supports Linux and macOS on 64-bit little-endian x86-64 and aarch64; this is {system} on {machine}. On Windows,
 use WSL 2."""
 
+GRIDS = "csrc/formats/grids.py"
+NO_GRIDS = """
+llmq's build takes the grids of the IQ types from the gguf package (pip install "gguf>=0.17"), and that failed:
+{problem}"""
+
 
 class BuildFailed(SystemExit):
     """Ends the installation with a sentence that says what to do."""
@@ -59,6 +64,7 @@ class BuildLlmq(build_ext):
             raise BuildFailed(NO_COMPILER.format(compiler=self.compiler.compiler[0]))
         have = [isa for isa in ISA_OF_MACHINE if self.compiles(ISA_FLAGS[isa])]
         self.defines = [f"-DLLMQ_HAVE_{isa.upper()}=1" for isa in have]
+        self.made = self.make_grids()
         strict = ["-Werror"] if os.environ.get("LLMQ_WERROR") else []
         for ext in self.extensions:
             objects = self.compile_all([s for s in ext.sources if self.wanted(s, have)], strict)
@@ -78,6 +84,14 @@ class BuildLlmq(build_ext):
             except OSError:
                 return False
 
+    def make_grids(self) -> Path:
+        """Tables of the build, made from the gguf package; the folder they are in."""
+        folder = Path(self.build_temp, "made")
+        done = subprocess.run([sys.executable, GRIDS, folder / "grids.inc"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BuildFailed(NO_GRIDS.format(problem=done.stderr))
+        return folder
+
     @staticmethod
     def wanted(source: str, have: list[str]) -> bool:
         path = Path(source)
@@ -88,7 +102,7 @@ class BuildLlmq(build_ext):
     def compile_all(self, sources: list[str], strict: list[str]) -> list[str]:
         # One worker per usable core; headers are few, so any newer header rebuilds everything.
         shared = [p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".def", ".inc")]
-        newest = max([p.stat().st_mtime for p in shared] + [Path(__file__).stat().st_mtime])
+        newest = max(p.stat().st_mtime for p in [*shared, Path(__file__), self.made / "grids.inc"])
 
         def compile_one(source: str) -> str:
             target = Path(self.build_temp, source).with_suffix(".o")
@@ -97,8 +111,9 @@ class BuildLlmq(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             isa = Path(source).stem.split("_")[0] if Path(source).parent.name == "isa" else ""
             extra = os.environ.get("LLMQ_CFLAGS", "").split()
-            flags = [*CFLAGS, *WARNINGS, *strict, *self.defines, *ISA_FLAGS.get(isa, []), *extra, "-Icsrc"]
-            command = [*self.compiler.compiler_so, *flags, "-c", source, "-o", str(target)]
+            flags = [*CFLAGS, *WARNINGS, *strict, *self.defines, *ISA_FLAGS.get(isa, []), *extra]
+            include = ["-Icsrc", f"-I{self.made}"]
+            command = [*self.compiler.compiler_so, *flags, *include, "-c", source, "-o", str(target)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             sys.stderr.write(done.stderr)
             if done.returncode != 0:
@@ -114,7 +129,8 @@ def extensions() -> list[Extension]:
     everything = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*.c"))
     text = [s for s in everything if s.startswith("csrc/text/")]
     native = [s for s in everything if not s.startswith("csrc/text/")]
-    headers = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".def", ".inc"))
+    headers = [GRIDS]
+    headers += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".def", ".inc"))
     pxi = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("llmq/native/*.pxi"))
     return [
         Extension("llmq._native", ["llmq/_native.pyx", *native], include_dirs=["csrc"], depends=[*headers, *pxi, *native]),

@@ -5,6 +5,7 @@
 #ifndef LLMQ_KERNELS_H
 #define LLMQ_KERNELS_H
 
+#include "formats/grid.h"
 #include "formats/kquant_search.h"
 #include "formats/scale_search.h"
 #include "llmq.h"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UnsupportedQuantError,
     )
     from llmq.exporting import ExportReport, export_model
+    from llmq.importance import imatrix
     from llmq.inspection import Inspection, inspect
     from llmq.model import LLM, Message, Progress, Stream, load
     from llmq.perplexity import Perplexity
@@ -62,6 +63,7 @@ _HOME = {
         *("UnsupportedArchError", "UnsupportedError", "UnsupportedQuantError"),
     ],
     "llmq.exporting": ["ExportReport", "export_model"],
+    "llmq.importance": ["imatrix"],
     "llmq.inspection": ["Inspection", "inspect"],
     "llmq.model": ["LLM", "Message", "Progress", "Stream", "load"],
     "llmq.perplexity": ["Perplexity"],
@@ -119,6 +121,7 @@ __all__ = [
     "convert_model",
     "cpu_info",
     "export_model",
+    "imatrix",
     "inspect",
     "kl_divergence",
     "load",

@@ -99,7 +99,8 @@ def aarch64(tree: Path) -> None:
     if compiler is None or emulator is None:
         raise NotRunError("no cross compiler or emulator (Debian: apt-get install gcc-aarch64-linux-gnu qemu-user)")
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing", "-Icsrc"]
-    flags.append("-DLLMQ_HAVE_NEON=1")
+    flags += ["-DLLMQ_HAVE_NEON=1", "-Imade"]
+    run(tree, sys.executable, "csrc/formats/grids.py", "made/grids.inc")
     objects = []
     for source in sorted([*tree.glob("csrc/**/*.c"), tree / "tests" / "emulate" / "kernels.c"]):
         isa = source.stem.split("_")[0] if source.parent.name == "isa" else ""

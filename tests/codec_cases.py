@@ -24,6 +24,8 @@ def scale_offsets(qtype: QuantType) -> list[int]:
     """Where a block of the type has its binary16 scales: found by asking which bytes make everything NaN."""
     if qtype.is_float:
         return [0] if qtype.name == "F16" else []
+    if qtype.name == "IQ1_M":  # in four parts
+        return [48]
     found = []
     for at in range(qtype.block_bytes - 1):
         block = np.full(qtype.block_bytes, 0x11, np.uint8)
@@ -31,6 +33,16 @@ def scale_offsets(qtype: QuantType) -> list[int]:
         if np.isnan(rows.dequantize(block, qtype, (qtype.block,))).all():
             found.append(at)
     return found
+
+
+def write_scale(blocks: np.ndarray, qtype: QuantType, at: int, scale: np.ndarray) -> None:
+    """Put binary16 numbers, uint16 of blocks.shape[:-1], where blocks, uint8 (..., bytes), have their scale at `at`."""
+    if qtype.name == "IQ1_M":
+        quarters = (scale[..., None] >> np.arange(0, 16, 4, dtype=np.uint16) & np.uint16(15)).astype(np.uint8)
+        blocks[..., at + 1 :: 2] = blocks[..., at + 1 :: 2] & 15 | quarters << 4
+        return
+    blocks[..., at] = scale & 255
+    blocks[..., at + 1] = scale >> 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ def random_blocks(qtype: QuantType, n: int) -> np.ndarray:
     rng = np.random.RandomState(int(qtype))
     blocks = rng.randint(0, 256, (n, qtype.block_bytes)).astype(np.uint8)
     for at in scale_offsets(qtype):
-        blocks[n // 2 :, at : at + 2] = SPECIAL_F16[rng.randint(0, len(SPECIAL_F16), n - n // 2)][:, None].view(np.uint8)
+        write_scale(blocks[n // 2 :], qtype, at, SPECIAL_F16[rng.randint(0, len(SPECIAL_F16), n - n // 2)])
     return blocks
 
 
@@ -122,11 +134,18 @@ Quantizer = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
 def every_case(round_trip: Quantizer) -> dict[str, tuple[float, float]]:
     """name -> the relative errors without and with importances, of a quantizer that gives back what it makes of (x, weight)."""
     cases = {"storyteller": storyteller_rows(), **adversarial_rows()}
-    out = {}
-    for name, x in cases.items():
-        weight = column_importances(x.shape[1])
-        out[name] = (relative_errors(x, round_trip(x, None), None), relative_errors(x, round_trip(x, weight), weight))
-    return out
+    return {name: both_errors(x, round_trip) for name, x in cases.items()}
+
+
+def both_errors(x: np.ndarray, round_trip: Quantizer) -> tuple[float, float]:
+    weight = column_importances(x.shape[1])
+    return relative_errors(x, round_trip(x, None), None), relative_errors(x, round_trip(x, weight), weight)
+
+
+@cache
+def our_errors(qtype: QuantType) -> dict[str, tuple[float, float]]:
+    """every_case of ours."""
+    return every_case(lambda x, w: rows.dequantize(rows.quantize(x, qtype, w), qtype, x.shape))
 
 
 def relative_errors(x: np.ndarray, back: np.ndarray, weight: np.ndarray | None) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from codec_cases import byte_scales, scale_offsets
+from codec_cases import byte_scales, scale_offsets, write_scale
 
 from llmq import _native
 from llmq.quant.types import QuantType
@@ -28,12 +28,17 @@ def random_rows(qtype: QuantType, n: int, k: int, seed: int = 0) -> np.ndarray:
         half = {"F16": lambda: values.astype(np.float16), "BF16": lambda: (values.view(np.uint32) >> 16).astype(np.uint16)}
         return np.ascontiguousarray(half.get(qtype.name, lambda: values)()).view(np.uint8)
     blocks = rng.integers(0, 256, (n * k // qtype.block, qtype.block_bytes), np.uint8)
+    finite_scales(qtype, blocks, rng)
+    return blocks.reshape(n, -1)
+
+
+def finite_scales(qtype: QuantType, blocks: np.ndarray, rng: np.random.Generator) -> None:
+    """Give blocks, uint8 (n, bytes), scales between 2^-10 and 2^2 of either sign."""
     for at in scale_offsets(qtype):
         scales = (rng.choice([-1, 1], len(blocks)) * 2 ** rng.uniform(-10, 2, len(blocks))).astype(np.float16)
-        blocks[:, at : at + 2] = scales[:, None].view(np.uint8)
+        write_scale(blocks, qtype, at, scales.view(np.uint16))
     for at in byte_scales(qtype).at:
         blocks[:, at] = rng.integers(*byte_scales(qtype).moderate, len(blocks))
-    return blocks.reshape(n, -1)
 
 
 def packed(qtype: QuantType, rows: np.ndarray, k: int, **more: object) -> _native.Packed:

@@ -8,8 +8,7 @@ import mmap
 
 import numpy as np
 import pytest
-from codec_cases import byte_scales, scale_offsets
-from kernel_cases import FLOATS, TYPES, each_float, each_quantized, each_type, level, packed, random_rows  # noqa: F401
+from kernel_cases import FLOATS, TYPES, each_float, each_quantized, each_type, finite_scales, level, packed, random_rows  # noqa: F401
 
 from llmq import _native
 from llmq.quant import rows as codecs
@@ -88,11 +87,8 @@ def test_saturation(qtype: QuantType, level: str) -> None:  # noqa: F811
     """The largest integers that weights and activations can have, in every combination of signs."""
     k = 2 * 256
     fills = np.array([0x00, 0xFF, 0x7F, 0x80, 0x0F, 0xF0, 0x77, 0x88, 0x3F, 0x55, 0xAA], np.uint8)
-    rows = random_rows(qtype, len(fills), k)
-    blocks = rows.reshape(len(fills), -1, qtype.block_bytes)
-    kept = [*byte_scales(qtype).at, *(at + i for at in scale_offsets(qtype) for i in (0, 1))]  # random_rows' finite scales
-    others = [at for at in range(qtype.block_bytes) if at not in kept]
-    blocks[..., others] = fills[:, None, None]
+    rows = np.repeat(fills[:, None], qtype.nbytes(k), axis=1)
+    finite_scales(qtype, rows.reshape(-1, qtype.block_bytes), np.random.default_rng(int(qtype)))
     column = np.arange(k)
     signs = [np.ones(k), -np.ones(k), *(np.where(column // length % 2, 1, -1) for length in (1, 2, 4, 16))]
     x = (np.array(signs) * 127).astype(np.float32)

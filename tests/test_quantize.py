@@ -18,6 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from codec_cases import column_importances
 
 from llmq.cli import main
 from llmq.errors import Cancelled, FormatError, OutOfMemoryError, UnsupportedQuantError
@@ -136,14 +137,24 @@ def test_bytes_do_not_depend_on_threads_or_memory(tmp_path: Path) -> None:
 
 
 def test_storyteller_in_every_recipe(tmp_path: Path) -> None:
+    with open_checkpoint(STORYTELLER) as model:
+        columns = {name: tensor.shape[-1] for name, tensor in model.tensors.items() if len(tensor.shape) == 2}
+    imatrix = gguf_imatrix(tmp_path / "i.gguf", {name: column_importances(k) for name, k in columns.items()}, 4)
+    refused = set()
     for recipe in HERE:
-        if recipe.name == "Q2_K_S":
-            continue  # needs an importance matrix
-        report = quantize_model(STORYTELLER, tmp_path / "m.gguf", recipe.name)
+        try:
+            report = quantize_model(STORYTELLER, tmp_path / "m.gguf", recipe.name)
+        except UnsupportedQuantError as error:
+            assert "llmq imatrix" in str(error)
+            refused.add(recipe.name)
+            report = quantize_model(STORYTELLER, tmp_path / "m.gguf", recipe.name, imatrix=imatrix)
         with open_checkpoint(tmp_path / "m.gguf") as model:
             assert model.metadata["general.file_type"] == recipe.file_type
             assert {t.name: t.type.name for t in model.tensors.values()} == {t.name: t.type for t in report.tensors}
         assert report.rmse is None or report.rmse < (0.04 if recipe.base == "Q1_0" else 0.03)  # the weights have one of 0.051
+    assert refused == {"Q2_K_S", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS"} & {
+        recipe.name for recipe in HERE
+    }
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

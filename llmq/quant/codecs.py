@@ -27,6 +27,7 @@ _HOMES = {
     "llmq.quant.floats": "F32 F16 BF16",
     "llmq.quant.kquants": "Q2_K Q3_K Q4_K Q5_K Q6_K",
     "llmq.quant.legacy": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0",
+    "llmq.quant.grids": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S",
     "llmq.quant.iq4": "IQ4_NL IQ4_XS",
     "llmq.quant.low": "TQ1_0 TQ2_0 Q1_0 Q2_0",
     "llmq.quant.fp4": "MXFP4 NVFP4",

@@ -23,12 +23,15 @@ from llmq.errors import FormatError, LimitError, quoted
 from llmq.formats.checkpoint import MetaValue
 from llmq.formats.cursor import Cursor
 from llmq.formats.gguf_reader import read_gguf
+from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.formats.source import Source
+from llmq.quant.types import QuantType
 
-__all__ = ["Imatrix", "read_imatrix"]
+__all__ = ["Imatrix", "Sums", "read_imatrix", "write_imatrix"]
 
 _MAX_ENTRIES = 65_536
 _MAX_NAME = 4096
+_UINT32 = 4  # of the types of GGUF values
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,31 @@ def read_imatrix(path: str | os.PathLike[str]) -> Imatrix:
         if not np.isfinite(values).all() or (values < 0).any():
             raise FormatError(f"importances of {quoted(name)} are not all finite and at least 0", path=path)
     return found
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a tensor's matrices were multiplied by, float64: sums of squares (matrices, columns), counts of rows (matrices,)."""
+
+    squares: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.float64]
+
+
+def write_imatrix(
+    path: str | os.PathLike[str], sums: Mapping[str, Sums], datasets: Sequence[str], chunks: int, chunk_size: int
+) -> None:
+    """Write the GGUF format, the whole file or none. Raises OSError."""
+    numbers = {"imatrix.chunk_count": chunks, "imatrix.chunk_size": chunk_size}
+    metadata: dict[str, MetaValue] = {"general.type": "imatrix", "imatrix.datasets": list(datasets)}
+    metadata.update(numbers)
+    parts: dict[str, npt.NDArray[np.float32]] = {}
+    for name, found in sorted(sums.items()):
+        parts[f"{name}.in_sum2"] = found.squares.astype(np.float32)
+        parts[f"{name}.counts"] = found.counts.astype(np.float32)[:, None]
+    infos = [TensorInfo(name, values.shape, QuantType.F32) for name, values in parts.items()]
+    with GGUFWriter(path, metadata, infos, dict.fromkeys(numbers, _UINT32)) as writer:
+        for values in parts.values():
+            writer.write(values)
 
 
 def _read_gguf(path: str) -> Imatrix:

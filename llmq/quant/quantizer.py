@@ -201,7 +201,8 @@ def _plan(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None, wishes: _W
             importance = imatrix.of(name, tensor.shape) if imatrix is not None else None
             if importance is None and recipe.needs_imatrix(place, wanted.name):
                 raise UnsupportedQuantError(
-                    f"{recipe.name} makes {name} {wanted.name}, which needs an importance matrix; pass one that has this tensor"
+                    f"{recipe.name} makes {name} {wanted.name}, which needs an importance matrix: measure one with "
+                    "`llmq imatrix MODEL TEXT OUT` and pass it, imatrix=OUT (--imatrix OUT)"
                 )
         if _requantizes(tensor, wanted) and not wishes.allow_requantize:
             raise UnsupportedQuantError(

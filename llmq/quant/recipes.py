@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from llmq.errors import UnsupportedQuantError
 from llmq.quant.types import QuantType
 
-__all__ = ["COPY", "RECIPES", "Facts", "Place", "Recipe", "find_recipe", "may_quantize", "places", "usable"]
+__all__ = ["COPY", "NEEDS_IMATRIX", "RECIPES", "Facts", "Place", "Recipe", "find_recipe", "may_quantize", "places", "usable"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ _FALLBACK = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
 }
-_NEEDS_IMATRIX = frozenset(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"))
+NEEDS_IMATRIX = frozenset(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"))
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Recipe:
         """Whether `kind` is too coarse for this tensor without measured importances."""
         if p.role in (_EMBD, _OUT):
             return False
-        return kind in _NEEDS_IMATRIX or (kind == "Q2_K" and self.name == "Q2_K_S")
+        return kind in NEEDS_IMATRIX or (kind == "Q2_K" and self.name == "Q2_K_S")
 
 
 # fmt: off

@@ -62,6 +62,13 @@ if TYPE_CHECKING:
         Q4_K = 12
         Q5_K = 13
         Q6_K = 14
+        IQ1_S = 19
+        IQ1_M = 29
+        IQ2_XXS = 16
+        IQ2_XS = 17
+        IQ2_S = 22
+        IQ3_XXS = 18
+        IQ3_S = 21
         IQ4_NL = 20
         IQ4_XS = 23
         TQ1_0 = 34
