@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from llmq.errors import FormatError, LimitError, ModelFileError, TruncatedError,
 from llmq.formats import open_checkpoint
 from llmq.formats.safetensors import open_safetensors
 from llmq.formats.source import Source
+from llmq.formats.torch_file import open_torch
 
 FUZZ_SECONDS = float(os.environ.get("LLMQ_FUZZ_SECONDS", "2"))
 U8, U16, U32, I32, F32, BOOL, STR, ARRAY, U64 = 0, 2, 4, 5, 6, 7, 8, 9, 10
@@ -275,6 +277,7 @@ def opens_or_refuses(path: Path, data: bytes, opener: Callable) -> None:
         source, stored, _ = opened
         for item in stored.values():
             assert source.view(item.offset, item.nbytes).size == item.nbytes
+            assert item.array().copy().shape == item.shape
         source.close()
     else:
         for item in opened.tensors.values():
@@ -375,10 +378,13 @@ def test_a_header_that_lies_costs_no_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-FORMATS = [(WHOLE, open_checkpoint), (SMALL, open_safetensors)]
+CODE, STORAGES = torch_cases.state({"w": ("F32", np.zeros((2, 3), np.float32))})
+ZIP = torch_cases.archive(CODE, STORAGES)
+STREAM = torch_cases.stream(CODE, {key: (6, data) for key, data in STORAGES.items()})
+FORMATS = [(WHOLE, open_checkpoint), (SMALL, open_safetensors), (ZIP, open_torch), (STREAM, open_torch)]
 
 
-@pytest.mark.parametrize(("whole", "opener"), FORMATS, ids=["gguf", "safetensors"])
+@pytest.mark.parametrize(("whole", "opener"), FORMATS, ids=["gguf", "safetensors", "zip", "stream"])
 def test_every_byte_flipped(whole: bytes, opener: Callable, tmp_path: Path) -> None:
     rng = random.Random(7)
     path = tmp_path / "m"

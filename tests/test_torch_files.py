@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_hostile_files import opens_or_refuses, put, refused
+from test_hostile_files import put, refused
 from test_huggingface import CONFIG, TOKENIZER, folder, weights
 from torch_cases import EXPECTED, FACTS, FOLDER, Program, archive, state, stream
 
@@ -97,6 +96,7 @@ PICKLE_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "system": (named("os", "system"), UnsafeFileError, "'os.system'"),
     "a dotted name": (named("torch", "_utils._rebuild_tensor_v2"), UnsafeFileError, "'torch._utils._rebuild_tensor_v2'"),
     "a dotted module": (named("torch._utils", "os.system"), UnsafeFileError, "'torch._utils.os.system'"),
+    "a name with an escape": (named("torch._ut\\x69ls", "_rebuild_tensor_v2"), UnsafeFileError, "x69ls._rebuild_tensor_v2'"),
     "a name near the list": (named("torch", "load"), UnsafeFileError, "'torch.load'"),
     "a name from the stack": (of(b"\x8c\x02os\x8c\x06system\x93"), UnsafeFileError, "'os.system'"),
     "a name that is a number": (of(b"K\x01K\x02\x93"), FormatError, "no string"),
@@ -254,25 +254,11 @@ def test_stream_rule(rule: str, tmp_path: Path) -> None:
     refused(put(tmp_path / "m.bin", data), error, message, open_torch)
 
 
-def opens(path: Path) -> object:
-    """Every tensor read, as `opens_or_refuses` wants it."""
-    source, tensors, notes = open_torch(path)
-    for tensor in tensors.values():
-        tensor.array().copy()
-    return source, tensors, notes
-
-
 @pytest.mark.parametrize("name", ["zip", "stream"])
-def test_every_truncation_and_flipped_bytes(name: str, tmp_path: Path) -> None:
+def test_every_truncation(name: str, tmp_path: Path) -> None:
     data = whole() if name == "zip" else stream(one(), {"0": (6, bytes(24))})
-    path = tmp_path / "m.bin"
-    opens_or_refuses(path, data, opens)
     for n in range(len(data)):
-        refused(put(path, data[:n]), ModelFileError, None, open_torch)
-    rng = random.Random(3)
-    for at in range(len(data)):
-        for value in {0, 0xFF, data[at] ^ 1, data[at] ^ 0x80, rng.randrange(256)}:
-            opens_or_refuses(path, data[:at] + bytes([value]) + data[at + 1 :], opens)
+        refused(put(tmp_path / "m.bin", data[:n]), ModelFileError, None, open_torch)
 
 
 def bin_folder(path: Path, given: dict[str, np.ndarray]) -> Path:

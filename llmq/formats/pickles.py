@@ -2,8 +2,8 @@
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever the program names. This one knows the names
 of an exact list, each bound to a function of llmq that builds plain data; any other name, and any opcode that data does not
-need, is refused with the member and the byte. The opcodes are listed first by `pickletools.genops`, which runs nothing, and
-checked before the first one is carried out. Keys of dicts are strings and numbers, so nothing nested is ever hashed.
+need, is refused with the member and the byte. The opcodes are read by the table of `pickletools`, which runs nothing, and all
+of them are checked before the first one is carried out. Keys of dicts are strings and numbers, so nothing nested is hashed.
 Source: Lib/pickletools.py of CPython, which defines every opcode.
 """
 
@@ -33,6 +33,7 @@ _BUILDING = {
     "TUPLE3", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET",
     "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID",
 }  # fmt: skip
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _KNOWN = _PUSHED | _BUILDING | _CONSTANTS.keys()
 _MARK = object()
 
@@ -72,27 +73,30 @@ class _Machine:
         """The opcodes up to STOP, each one that data needs, each name one of the vocabulary."""
         stream = io.BytesIO(data)
         stream.seek(start)
-        self.offset = start
         program: list[_Step] = []
-        try:
-            for opcode, argument, position in pickletools.genops(stream):
-                self.offset = self.offset if position is None else position
-                if opcode.name not in _KNOWN:
-                    self._unsafe(f"opcode {opcode.name} has no place among tensors")
-                if opcode.name == "GLOBAL":
-                    module, _, name = str(argument).partition(" ")
-                    self._named(module, name)
-                if isinstance(argument, int) and abs(argument) >= _MAX_INT:
-                    self._broken(f"a number of {argument.bit_length()} bits")
-                program.append((opcode.name, argument, self.offset))
-                if len(program) > _MAX_OPCODES:
-                    self._endless()
-        except FormatError:
-            raise
-        except (ValueError, OverflowError) as error:
-            if isinstance(error, UnsafeFileError | LimitError):
-                raise
-            self._broken(f"not a whole pickle ({quoted(str(error))})")
+        while not program or program[-1][0] != "STOP":
+            self.offset = stream.tell()
+            code = stream.read(1)
+            opcode = _OPCODES.get(code)
+            if opcode is None:
+                self._broken(f"not a whole pickle (opcode {code.hex()})" if code else "not a whole pickle (it has no end)")
+            if opcode.name not in _KNOWN:
+                self._unsafe(f"opcode {opcode.name} has no place among tensors")
+            argument: Any = None
+            try:
+                if opcode.name == "GLOBAL":  # pickletools would take backslashes in names for escapes
+                    argument = tuple(stream.readline().decode().removesuffix("\n") for _ in range(2))
+                elif opcode.arg is not None:
+                    argument = opcode.arg.reader(stream)
+            except (ValueError, OverflowError) as error:
+                self._broken(f"not a whole pickle ({quoted(str(error))})")
+            if opcode.name == "GLOBAL":
+                self._named(*argument)
+            if isinstance(argument, int) and abs(argument) >= _MAX_INT:
+                self._broken(f"a number of {argument.bit_length()} bits")
+            program.append((opcode.name, argument, self.offset))
+            if len(program) > _MAX_OPCODES:
+                self._endless()
         return program
 
     def run(self, program: list[_Step]) -> Any:
@@ -147,8 +151,7 @@ class _Machine:
                     self._broken(f"memo {argument} was never set")
                 push(self.memo[argument])
             case "GLOBAL":
-                module, _, which = str(argument).partition(" ")
-                push(self._named(module, which))
+                push(self._named(*argument))
             case "STACK_GLOBAL":
                 which, module = self._pop(), self._pop()
                 push(self._named(module, which))
