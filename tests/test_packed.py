@@ -17,7 +17,9 @@ from test_huggingface import CONFIG, TOKENIZER, neighbours, weights
 import llmq
 from llmq.errors import FormatError, ModelFileError, UnsupportedError, UnsupportedQuantError
 from llmq.formats import open_checkpoint
-from llmq.formats.packed import PackedWeight, unpacked
+from llmq.formats.checkpoint import Tensor
+from llmq.formats.huggingface import stack_experts
+from llmq.formats.packed import OrderedRows, PackedWeight, unpacked
 from llmq.formats.small_floats import EIGHT_BITS
 from llmq.formats.weights import open_weights
 from llmq.quant.rows import dequantize
@@ -311,6 +313,41 @@ def test_every_dtype_of_safetensors(tmp_path: Path) -> None:
             assert tensors[name].dtype == name and got.dtype == want.dtype
             assert np.array_equal(got, want, equal_nan=want.dtype.kind == "f")
             assert tensors[name].raw().tobytes() == stored.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("packs", "settings", "kept", "forms"),
+    [
+        ([packers.gptq] * 3, gptq_config(), "Q4_0", {"Q4_0", "Q4_1", "Q5_0", "Q8_0"}),
+        ([packers.gptq, P(packers.gptq, sym=False), packers.gptq], gptq_config(), "Q4_1", {"Q4_1", "Q5_0", "Q8_0"}),
+        ([packers.gptq, P(packers.gptq, act_order=True)], gptq_config(), "F32", set()),
+        ([packers.fp8, P(packers.fp8, powers=True)], {"quant_method": "fp8"}, "F32", set()),
+    ],
+)
+def test_experts_that_are_kept_otherwise(packs: list[Packer], settings: dict, kept: str, forms: set, tmp_path: Path) -> None:
+    """One expert may have zero points that another has not: together they get the type that takes all."""
+    parts: Parts = {}
+    want = []
+    for i, pack in enumerate(packs):
+        made, values = pack(np.random.default_rng(i).standard_normal((48, 64)).astype(np.float32))
+        parts |= {f"x.{i}.{name}": part for name, part in made.items()}
+        want.append(values)
+    packers.save(parts, tmp_path / "x.safetensors")
+    source, stored, _ = open_weights(tmp_path / "x.safetensors")
+    experts = {}
+    for name, weight in unpacked(stored, settings, tmp_path).items():
+        assert isinstance(weight, PackedWeight)
+        rows = OrderedRows(weight)
+        experts[int(name.split(".")[1])] = Tensor(
+            name, weight.shape, weight.type, partial(rows.blocks, weight.type, 0, 48), packed=rows
+        )
+    tensor = stack_experts("blk.0.ffn_up_exps.weight", experts)
+    assert tensor.type.name == kept and tensor.packed is not None and {form.name for form in tensor.packed.forms} == forms
+    assert np.array_equal(tensor.numpy(), np.stack(want))
+    back = dequantize(tensor.raw(), tensor.type, tensor.shape)
+    assert np.abs(back - np.stack(want)).max() <= 2.0**-10 * np.abs(want).max()
+    assert np.array_equal(tensor.packed.values(40, 60), np.concatenate(want)[40:60])
+    source.close()
 
 
 def test_modules_of_their_own_bits(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llmq.arch.family import Family
     from llmq.arch.moe import Pick
 
-__all__ = ["SAMPLING_HINTS", "gguf_names", "is_folder", "open_folder", "tensor_order"]
+__all__ = ["SAMPLING_HINTS", "gguf_names", "is_folder", "open_folder", "stack_experts", "tensor_order"]
 
 _MAX_CONFIG = 16 << 20
 _FLOATS = {  # what each becomes; F16 has every value of both kinds of 8 bits
@@ -146,7 +146,7 @@ def _gguf_tensors(
                 same[place] = _microscaled(gguf_name, tensor, weights, pick)
             else:
                 same[place] = _converted(gguf_name, tensor, family, config, pick)
-    tensors = {name: parts[-1] if -1 in parts else _stacked(name, parts) for name, parts in found.items()}
+    tensors = {name: parts[-1] if -1 in parts else stack_experts(name, parts) for name, parts in found.items()}
     for name, values in family.hf_extra_tensors(config).items():
         tensors[name] = _computed(name, values, folder)
     return {name: tensors[name] for name in sorted(tensors, key=tensor_order)}
@@ -246,19 +246,27 @@ def _picked_shape(stored: StoredTensor, pick: Pick) -> tuple[int, ...]:
         ) from None
 
 
-def _stacked(name: str, experts: Mapping[int, Tensor]) -> Tensor:
+def stack_experts(name: str, experts: Mapping[int, Tensor]) -> Tensor:
     """The tensors of single experts as one, (experts, …)."""
     first = experts[min(experts)]
     if sorted(experts) != list(range(len(experts))):
         missing = next(i for i in range(max(experts)) if i not in experts)
         raise FormatError(f"{name}: expert {missing} of {max(experts) + 1} is missing", path=first.path)
+    ordered = [experts[i] for i in range(len(experts))]
+    packed = [tensor.packed for tensor in ordered if tensor.packed is not None]
+    rows = StackedRows(packed, first.shape[0]) if len(packed) == len(ordered) else None
     for i, tensor in experts.items():
-        if (tensor.shape, tensor.type) != (first.shape, first.type):
+        if tensor.shape != first.shape or (rows is None and tensor.type is not first.type):
             raise FormatError(
                 f"{name}: expert {i} is {tensor.type.name} of shape {tensor.shape}, another {first.type.name} of {first.shape}",
                 path=tensor.path,
             )
-    ordered = [experts[i] for i in range(len(experts))]
+    if rows is not None:  # each expert is kept in the type that is best for it; together in one that takes all
+        kinds = {tensor.type for tensor in ordered}
+        shared = [kind for kind in kinds if kind in rows.forms] or [QuantType.F32]
+        kind = first.type if len(kinds) == 1 else max(shared)
+        all_rows = partial(rows.blocks, kind, 0, len(ordered) * first.shape[0])
+        return Tensor(name, (len(experts), *first.shape), kind, all_rows, first.path, first.offset, packed=rows)
 
     def read() -> npt.NDArray[np.uint8]:
         out = np.empty((len(experts), first.nbytes), np.uint8)
@@ -267,9 +275,7 @@ def _stacked(name: str, experts: Mapping[int, Tensor]) -> Tensor:
             tensor.release(0, tensor.nbytes)
         return out.reshape(-1)
 
-    packed = [tensor.packed for tensor in ordered if tensor.packed is not None]
-    rows = StackedRows(packed, first.shape[0]) if len(packed) == len(ordered) else None
-    return Tensor(name, (len(experts), *first.shape), first.type, read, first.path, first.offset, packed=rows)
+    return Tensor(name, (len(experts), *first.shape), first.type, read, first.path, first.offset)
 
 
 def _computed(name: str, values: npt.NDArray[np.float32], folder: Path) -> Tensor:

@@ -106,8 +106,8 @@ class StackedRows:
 
     def __init__(self, matrices: Sequence[Packed], rows: int) -> None:
         self.matrices, self.rows = matrices, rows
-        first = matrices[0]
-        self.kind, self.is_float, self.forms = first.kind, first.is_float, first.forms
+        self.kind, self.is_float = matrices[0].kind, all(matrix.is_float for matrix in matrices)
+        self.forms = tuple(form for form in matrices[0].forms if all(form in matrix.forms for matrix in matrices))
         self.nbytes = sum(matrix.nbytes for matrix in matrices)
 
     def _ranges(self, begin: int, end: int) -> Iterator[tuple[Packed, int, int]]:
