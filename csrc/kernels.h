@@ -29,12 +29,14 @@ float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i);
 /* ---- activations -------------------------------------------------------------------------------------------------------- */
 
 /* One row of k activations as 8-bit integers (csrc/formats/dot.c defines them): int8 q[k], float dx[k / width], int16 sum[k / 16],
- * and these sums split for instructions that add pairs of products, int16 half[k / 16][2]: of the columns with index mod 4 in {0, 1}
- * and in {2, 3}. Rows follow one another at llmq_x8_stride bytes, 64-byte aligned. */
+ * these sums split for instructions that add pairs of products, int16 half[k / 16][2]: of the columns with index mod 4 in {0, 1} and
+ * in {2, 3}, and joined, int16 sum32[k / 32]. Rows follow one another at llmq_x8_stride bytes, 64-byte aligned and an odd number of
+ * cache lines, so that the same columns of many rows fall into different sets of a cache. */
 static inline int64_t llmq_x8_dx(int64_t k) { return k; }
 static inline int64_t llmq_x8_sum(int64_t k) { return k + k / 8; }
 static inline int64_t llmq_x8_half(int64_t k) { return k + k / 4; }
-static inline int64_t llmq_x8_stride(int64_t k) { return (k + k / 2 + 63) & -64; }
+static inline int64_t llmq_x8_sum32(int64_t k) { return k + k / 2; }
+static inline int64_t llmq_x8_stride(int64_t k) { return ((k + k / 2 + k / 16 + 63) & -64) | 64; }
 
 /* ---- slots -------------------------------------------------------------------------------------------------------------- */
 

@@ -24,6 +24,7 @@ static inline __m256i rounded(const float *x, __m256 inverse) {
 static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
     float *dx = (float *)(void *)(row + llmq_x8_dx(k));
     int16_t *sum = (int16_t *)(void *)(row + llmq_x8_sum(k)), *half = (int16_t *)(void *)(row + llmq_x8_half(k));
+    int16_t *sum32 = (int16_t *)(void *)(row + llmq_x8_sum32(k));
     for (int64_t i = 0; i < k; i += width, dx++) {
         __m256i top = _mm256_setzero_si256();
         for (int64_t j = i; j < i + width; j += 8) {
@@ -47,6 +48,7 @@ static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
             memcpy(half + j / 8 + 2, &second, 4);
             sum[j / 16] = (int16_t)_mm256_extract_epi32(whole, 0);
             sum[j / 16 + 1] = (int16_t)_mm256_extract_epi32(whole, 4);
+            sum32[j / 32] = (int16_t)(sum[j / 16] + sum[j / 16 + 1]);
         }
     }
 }

@@ -14,6 +14,7 @@ static inline int8x16_t rounded(const float *x, float inverse) {
 static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
     float *dx = (float *)(void *)(row + llmq_x8_dx(k));
     int16_t *sum = (int16_t *)(void *)(row + llmq_x8_sum(k)), *half = (int16_t *)(void *)(row + llmq_x8_half(k));
+    int16_t *sum32 = (int16_t *)(void *)(row + llmq_x8_sum32(k));
     for (int64_t i = 0; i < k; i += width, dx++) {
         uint32x4_t top = vdupq_n_u32(0);
         for (int64_t j = i; j < i + width; j += 4) top = vmaxq_u32(top, vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(x + j))));
@@ -32,6 +33,7 @@ static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
             sum[j / 16] = (int16_t)(half[j / 8] + half[j / 8 + 1]);
         }
     }
+    for (int64_t i = 0; i < k / 32; i++) sum32[i] = (int16_t)(sum[2 * i] + sum[2 * i + 1]);
 }
 
 void llmq_body_neon_matmul(llmq_kernels *k);

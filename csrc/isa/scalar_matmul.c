@@ -14,6 +14,7 @@ static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
     int8_t *q = (int8_t *)row;
     float *dx = (float *)(void *)(row + llmq_x8_dx(k));
     int16_t *sum = (int16_t *)(void *)(row + llmq_x8_sum(k)), *half = (int16_t *)(void *)(row + llmq_x8_half(k));
+    int16_t *sum32 = (int16_t *)(void *)(row + llmq_x8_sum32(k));
     for (int64_t i = 0; i < k; i += width, x += width, q += width) {
         uint32_t top = 0; /* magnitudes order like their bits; NaN and infinity stand above every number */
         for (int j = 0; j < width; j++) {
@@ -29,6 +30,7 @@ static void x8(const float *x, int64_t k, int32_t width, uint8_t *row) {
     memset(half, 0, (size_t)k / 4);
     for (int64_t i = 0; i < k; i++) half[i / 16 * 2 + i % 4 / 2] = (int16_t)(half[i / 16 * 2 + i % 4 / 2] + ((int8_t *)row)[i]);
     for (int64_t i = 0; i < k / 16; i++) sum[i] = (int16_t)(half[2 * i] + half[2 * i + 1]);
+    for (int64_t i = 0; i < k / 32; i++) sum32[i] = (int16_t)(sum[2 * i] + sum[2 * i + 1]);
 }
 
 /* ---- quantized weights -------------------------------------------------------------------------------------------------- */

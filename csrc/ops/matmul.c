@@ -20,7 +20,7 @@ enum kind { FLOATS, X8_32, X8_256, TILES };
 enum {
     TILES_FROM = 32,        /* below, 8-bit integers are faster: it does not dequantize */
     TILES_CHUNK = 8,        /* strips per turn of the tile path */
-    X_BLOCK = 192 << 10,    /* bytes of x that a block of rows may have */
+    X_BLOCK = 384 << 10,    /* bytes of x that a block of rows may have */
     M_BLOCK = 128,          /* rows of x in a block at most */
     TILES_BLOCK = 1024,     /* the same for TILES */
 };
@@ -100,13 +100,17 @@ typedef struct job {
     int64_t ldo;
 } job;
 
-/* A strip's sums [m][16] to its columns of out, from row t0 on. */
-static void put(const job *j, const float *sums, int64_t strip, int64_t t0, int64_t m) {
-    const int64_t column = strip * LLMQ_STRIP;
-    const int count = (int)min64(j->w->n - column, LLMQ_STRIP);
-    for (int64_t t = 0; t < m; t++, sums += LLMQ_STRIP) {
+/* The sums of `count` strips from `strip` on, `next` floats apart, [m][16] each, to their columns of out, from row t0 on. By rows: those of
+ * out are far from one another. */
+static void put(const job *j, int64_t strip, int64_t count, int64_t next, int64_t t0, int64_t m) {
+    const int64_t column = strip * LLMQ_STRIP, width = min64(j->w->n - column, count * LLMQ_STRIP);
+    for (int64_t t = 0; t < m; t++) {
         float *out = j->out + (j->rows ? j->rows[t0 + t] : t0 + t) * j->ldo + column;
-        for (int r = 0; r < count; r++) out[r] = j->bias ? sums[r] + j->bias[column + r] : sums[r];
+        for (int64_t i = 0; i < count; i++) {
+            const float *sums = j->sums + i * next + t * LLMQ_STRIP;
+            memcpy(out + i * LLMQ_STRIP, sums, (size_t)min64(LLMQ_STRIP, width - i * LLMQ_STRIP) * sizeof *out);
+        }
+        for (int64_t i = 0; j->bias && i < width; i++) out[i] += j->bias[column + i];
     }
 }
 
@@ -119,7 +123,7 @@ static void run_x8(const job *j, int64_t first, int64_t last) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
             const uint8_t *ahead = s + count < last ? j->strips + (s + count) * j->w->strip_bytes : j->ahead;
             mm(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
-            for (int64_t i = 0; i < count; i++) put(j, j->sums + i * m * LLMQ_STRIP, s + i, t, m);
+            put(j, s, count, m * LLMQ_STRIP, t, m);
         }
     }
 }
@@ -133,7 +137,7 @@ static void run_floats(const job *j, int64_t first, int64_t last) {
         for (int64_t s = first, count; s < last; s += count) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
             mm(j->w, j->strips + s * j->w->strip_bytes, count, j->x + t * j->ldx, j->ldx, m, j->panel, j->sums);
-            for (int64_t i = 0; i < count; i++) put(j, j->sums + i * m * LLMQ_STRIP, s + i, t, m);
+            put(j, s, count, m * LLMQ_STRIP, t, m);
         }
     }
 }
@@ -143,7 +147,7 @@ static void run_tiles(const job *j, int64_t first, int64_t last) {
         const int64_t m = min64(TILES_BLOCK, j->m - t), rows = tile_rows(m);
         tiles_of(j->w)(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * tile_row_bytes(j->w->k), m, j->panel,
                        j->sums);
-        for (int64_t s = first; s < last; s++) put(j, j->sums + (s - first) * rows * LLMQ_STRIP, s, t, m);
+        put(j, first, last - first, rows * LLMQ_STRIP, t, m);
     }
 }
 

@@ -15,7 +15,7 @@
 
 #define V_INLINE static inline __attribute__((always_inline))
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
-enum { V_ROWS = 8, V_STRIPS = 1, V_TOKENS = 4, V_FLOAT_TOKENS = 6, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
+enum { V_ROWS = 8, V_STRIPS = 1, V_TOKENS = 4, V_STREAM = 1, V_FLOAT_TOKENS = 6, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 typedef __m256i vi;
 typedef __m256 vf;
 
@@ -66,7 +66,7 @@ V_INLINE vi v_pairs(int is_signed, const void *first, const void *second) {
 }
 V_INLINE vi v_one_pairs(void) { return _mm256_set1_epi16(1); }
 V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) { return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, sums)); }
-V_INLINE vi v_times32(vi a, int by) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(by)); }
+V_INLINE vi v_times16(vi a, int by) { return _mm256_mullo_epi16(a, _mm256_set1_epi16((short)by)); }
 
 /* ---- floats --------------------------------------------------------------------------------------------------------------- */
 

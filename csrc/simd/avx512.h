@@ -18,7 +18,7 @@ enum { V_WIDE_XOR = 0x80, V_OFFSET_LAST = 1 };
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
 enum { V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 #endif
-enum { V_ROWS = 16, V_STRIPS = 2, V_TOKENS = 6, V_FLOAT_TOKENS = 12 };
+enum { V_ROWS = 16, V_STRIPS = 2, V_TOKENS = 4, V_STREAM = 2, V_FLOAT_TOKENS = 12 };
 typedef __m512i vi;
 typedef __m512 vf;
 
@@ -100,7 +100,7 @@ V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) { return _mm512_dpwssd_epi32(
 #else
 V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) { return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, sums)); }
 #endif
-V_INLINE vi v_times32(vi a, int by) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(by)); }
+V_INLINE vi v_times16(vi a, int by) { return _mm512_mullo_epi16(a, _mm512_set1_epi16((short)by)); }
 
 /* ---- floats --------------------------------------------------------------------------------------------------------------- */
 

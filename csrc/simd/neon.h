@@ -12,7 +12,7 @@
 
 #define V_INLINE static inline __attribute__((always_inline))
 #define V_SPAN(bits, off, group) (group)
-enum { V_ROWS = 4, V_STRIPS = 1, V_TOKENS = 4, V_FLOAT_TOKENS = 4, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
+enum { V_ROWS = 4, V_STRIPS = 1, V_TOKENS = 4, V_STREAM = 2, V_FLOAT_TOKENS = 4, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 typedef int32x4_t vi;
 typedef float32x4_t vf;
 
@@ -78,7 +78,7 @@ V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) {
     const int16x8_t a = vreinterpretq_s16_s32(pairs), b = vreinterpretq_s16_s32(sums);
     return vaddq_s32(acc, vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)));
 }
-V_INLINE vi v_times32(vi a, int by) { return vmulq_n_s32(a, by); }
+V_INLINE vi v_times16(vi a, int by) { return vreinterpretq_s32_s16(vmulq_n_s16(vreinterpretq_s16_s32(a), (int16_t)by)); }
 
 /* ---- floats --------------------------------------------------------------------------------------------------------------- */
 
