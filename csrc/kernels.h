@@ -41,10 +41,10 @@ static inline int64_t llmq_x8_stride(int64_t k) { return ((k + k / 2 + k / 16 + 
 /* ---- slots -------------------------------------------------------------------------------------------------------------- */
 
 enum {
-    LLMQ_KC = 1024,             /* columns unpacked at a time: a panel of 16 rows stays in L1 */
+    LLMQ_KC = 1024,             /* columns that the scalar kernel unpacks at a time */
     LLMQ_FC = 256,              /* columns summed in one float32 chain by the float kernels */
     LLMQ_STRIPS_AT_ONCE = 4,    /* strips that a kernel may be given */
-    LLMQ_PANEL = 16 * LLMQ_KC,  /* bytes of scratch a kernel may use: KC columns of a strip in bytes, or float [FC][16] */
+    LLMQ_PANEL = 16 * LLMQ_KC,  /* bytes of scratch a kernel may use: sums, KC columns of a strip in bytes, or float [FC][16] */
     LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_half and tiles_quant: two strips' panel of 256 columns in bf16 */
 };
 

@@ -18,7 +18,7 @@ enum { V_WIDE_XOR = 0x80, V_OFFSET_LAST = 1 };
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
 enum { V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 #endif
-enum { V_ROWS = 16, V_STRIPS = 2, V_TOKENS = 4, V_STREAM = 2, V_FLOAT_TOKENS = 12 };
+enum { V_ROWS = 16, V_STRIPS = 2, V_TOKENS = 5, V_STREAM = 2, V_FLOAT_TOKENS = 12 };
 typedef __m512i vi;
 typedef __m512 vf;
 
