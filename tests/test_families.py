@@ -3,6 +3,7 @@ batch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from goldens import Golden, load, names, write_folder
+from goldens import CONVERTED, Golden, converted, load, names, write_folder
 from tiny import batch, write_gguf
 
 import llmq
@@ -99,6 +100,19 @@ def test_golden(name: str, tmp_path: Path) -> None:
             for make in ENGINES:
                 with make(build_tape(file, n_ctx=golden.n_ctx), file.tensors, n_ctx=golden.n_ctx) as engine:
                     assert distance(whole(engine, golden), exact) <= bound, make
+
+
+@pytest.mark.parametrize("name", sorted(json.loads(CONVERTED.read_text())))
+def test_files_of_llama_cpps_converter(name: str, tmp_path: Path) -> None:
+    # It makes the tensors that llmq makes of the same folder, and what else it says of them means the same model.
+    golden, theirs = load(name), json.loads(CONVERTED.read_text())[name]
+    with open_checkpoint(write_folder(golden, tmp_path)) as ours:
+        assert converted(ours)["tensors"] == theirs["tensors"]
+        said = {"tokenizer.ggml.tokens": [""] * golden.config["vocab_size"], **theirs["metadata"]}
+        ours_tape, tape = build_tape(ours, n_ctx=golden.n_ctx), build_tape(replace(ours, metadata=said), n_ctx=golden.n_ctx)
+        assert tape.ops["kind"].tolist() == ours_tape.ops["kind"].tolist()
+        assert tape.ops["i"].tolist() == ours_tape.ops["i"].tolist()
+        assert np.allclose(tape.ops["f"], ours_tape.ops["f"], rtol=1e-6)
 
 
 def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape:

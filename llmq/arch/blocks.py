@@ -140,7 +140,7 @@ def rope_tables(g: Graph, hp: HParams) -> list[Param | None]:
 
 def _rope_factors(g: Graph, hp: HParams, rope: Rope) -> npt.NDArray[np.float32] | None:
     shape = (rope.dims // 2,)
-    if rope.scaling == "longrope":
+    if rope.scaling == "longrope" or g.has("rope_factors_long.weight"):
         long, short = (g.positive(f"rope_factors_{which}.weight", shape) for which in ("long", "short"))
         return long if hp.n_ctx > rope.original_context else short
     return g.positive("rope_freqs.weight", shape) if g.has("rope_freqs.weight") else None
