@@ -198,6 +198,14 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         export_model(path, path)
 
 
+def test_what_transformers_must_be_told(tmp_path: Path) -> None:
+    # Keys that llmq does without, because it looks at the tensors.
+    for name, key, expected in (("cohere-plus", "use_qk_norm", True), ("cohere", "use_qk_norm", False)):
+        llmq.convert_model(goldens.write_folder(goldens.load(name), tmp_path / name), tmp_path / f"{name}.gguf")
+        export_model(tmp_path / f"{name}.gguf", tmp_path / f"{name}-out")
+        assert json.loads((tmp_path / f"{name}-out" / "config.json").read_text())[key] is expected
+
+
 def test_every_family_that_goes_back_has_a_golden() -> None:
     shown = {family_of_config({"model_type": goldens.load(name).config["model_type"]}).name for name in exportable()}
     assert shown == {name for name, family in families().items() if family.hf_class}

@@ -158,7 +158,10 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-@pytest.mark.parametrize("name", [name for name in names("logits") if "rope_parameters" in load(name).config])
+@pytest.mark.parametrize(
+    "name",  # version 4 does not know Ministral
+    [name for name in names("logits") if "rope_parameters" in load(name).config and name != "ministral"],
+)
 def test_configs_of_transformers_4_mean_the_same(name: str) -> None:
     config = load(name).config
     family = family_of_config(config)

@@ -12,6 +12,7 @@ from functools import cache
 
 from llmq.arch.family import Family
 from llmq.arch.fields import Fields
+from llmq.arch.hparams import MAX_LAYERS
 from llmq.errors import FormatError, UnsupportedArchError, quoted
 from llmq.formats.checkpoint import Checkpoint
 from llmq.graph.builder import Graph
@@ -51,12 +52,14 @@ def build_tape(checkpoint: Checkpoint, *, n_ctx: int | None = None) -> Tape:
     range, missing tensors, and shapes or types that do not fit; UnsupportedError for what llmq cannot run."""
     path = str(checkpoint.path)
     family = family_named(Fields(checkpoint.metadata, path).text("general.architecture"), path)
-    hp = family.hparams(Fields(checkpoint.metadata, path, f"{family.name}."))
+    fields = Fields(checkpoint.metadata, path, f"{family.name}.")
+    hp = family.hparams(fields)
     hp = hp if n_ctx is None else replace(hp, n_ctx=n_ctx)
     graph = Graph(checkpoint.tensors, path)
     _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, family.blocks)
     logits = family.build(graph, hp)
-    graph.check_all_read(family.ignored)
+    ahead = fields.integer("nextn_predict_layers", low=0, high=MAX_LAYERS, default=0)
+    graph.check_all_read(family.ignored, tuple(f"{family.blocks}.{hp.n_layer + i}." for i in range(ahead)))
     return freeze(
         graph, logits, arch=family.name, n_vocab=hp.n_vocab, n_embd=hp.n_embd, n_layer=hp.n_layer, n_ctx_train=hp.n_ctx_train
     )

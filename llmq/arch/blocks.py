@@ -157,18 +157,21 @@ def attention(
     qk_norm: str = "",
 ) -> Value:
     """Grouped-query attention with rotary positions (none when table is None), with sinks where the file has them. qk_norm:
-    "head" puts RMSNorm on every head of q and k, "row" on the whole rows, "layer" LayerNorm with weights of its own on every
-    head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows one after another."""
+    "head" puts RMSNorm on every head of q and k, "turned" the same after the positions, "row" on the whole rows, "layer"
+    LayerNorm with weights of its own on every head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows
+    one after another."""
     q, k, v = _projections(g, x, hp)
     if qk_norm == "layer":
         q, k = head_norms(g, q, "attn_q_norm", hp), head_norms(g, k, "attn_k_norm", hp)
-    elif qk_norm:
+    elif qk_norm in ("head", "row"):
         group = hp.head_dim if qk_norm == "head" else 0
         q, k = rms_norm(g, q, "attn_q_norm", hp, group), rms_norm(g, k, "attn_k_norm", hp, group)
     rope = hp.ropes[layer]
     if table is not None and rope is not None:
         q = g.rope(q, table, hp.n_head, interleaved=interleaved, scale=rope.scale, label="rope_q")
         k = g.rope(k, table, hp.n_head_kv, interleaved=interleaved, scale=rope.scale, label="rope_k")
+    if qk_norm == "turned":
+        q, k = rms_norm(g, q, "attn_q_norm", hp, hp.head_dim), rms_norm(g, k, "attn_k_norm", hp, hp.head_dim)
     y = g.attention(
         q,
         k,
@@ -232,7 +235,12 @@ def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Va
         weight = g.w(f"ffn_{name}_exps.weight", (e.count, rows, columns))
         return g.experts(x, routes, weight, g.maybe(f"ffn_{name}_exps.bias", (e.count, rows)))
 
-    hidden = join(g, experts(x, "gate", e.n_ff, hp.n_embd), experts(x, "up", e.n_ff, hp.n_embd))
+    if g.has("ffn_gate_up_exps.weight"):
+        both = experts(x, "gate_up", 2 * e.n_ff, hp.n_embd)
+        gate, up = (g.slice(both, at, e.n_ff, name, e.used) for name, at in (("gate", 0), ("up", e.n_ff)))
+    else:
+        gate, up = experts(x, "gate", e.n_ff, hp.n_embd), experts(x, "up", e.n_ff, hp.n_embd)
+    hidden = join(g, gate, up)
     out = g.mix(experts(hidden, "down", hp.n_embd, e.n_ff), routes, e.used)
     if not g.has("ffn_up_shexp.weight"):
         return out

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.arch.blocks import decoder, mixture, rms_norm
-from llmq.arch.family import Family
+from llmq.arch.family import Family, predicts_ahead
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import MAX_WIDTH, HParams
 from llmq.arch.moe import SIGMOID, SOFTMAX, Pick
@@ -102,9 +102,7 @@ class DeepSeek2(Family):
         return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
 
     def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
-        # the layers after the last predict several tokens ahead
-        layer = name.removeprefix("model.layers.").partition(".")[0]
-        return (layer.isdecimal() and int(layer) >= self.hf_n_layer(config)) or super().hf_drops(name, config)
+        return predicts_ahead(name, self.hf_n_layer(config)) or super().hf_drops(name, config)
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         if not name.endswith(".kv_b_proj.weight"):

@@ -19,12 +19,12 @@ from llmq.errors import UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue, Tensor
 from llmq.graph.builder import Graph, Value
 
-__all__ = ["Family", "Transform"]
+__all__ = ["Family", "Transform", "predicts_ahead"]
 
 N_EMBD = ("hidden_size", "n_embd", "d_model")
 N_HEAD = ("num_attention_heads", "n_head", "n_heads")
 N_LAYER = ("num_hidden_layers", "n_layer", "n_layers")
-LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 
 Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 """Rearranges a tensor (any element type, file shape) and nothing else."""
@@ -186,6 +186,12 @@ class Family:
     def hf_extra_tensors(self, config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
         """Tensors that the GGUF has and the folder does not."""
         return {}
+
+
+def predicts_ahead(name: str, n_layer: int) -> bool:
+    """Whether a tensor of Hugging Face belongs to a layer after the last, one that predicts several tokens ahead."""
+    layer = name.removeprefix("model.layers.").partition(".")[0]
+    return layer.isdecimal() and int(layer) >= n_layer
 
 
 def _hf_window(f: Fields, prefix: str, slides: int = 0) -> dict[str, MetaValue]:

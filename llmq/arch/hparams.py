@@ -65,6 +65,10 @@ def read_hparams(
     rounds its range to whole columns."""
     n_embd = f.integer("embedding_length", high=MAX_WIDTH)
     n_layer = f.integer("block_count", high=MAX_LAYERS)
+    ahead = f.integer("nextn_predict_layers", low=0, default=0)  # layers after the last, which predict several tokens ahead
+    if ahead >= n_layer:
+        raise f.error("nextn_predict_layers", f"fewer than the {n_layer} blocks expected, found {ahead}")
+    n_layer -= ahead
     n_head = f.integer("attention.head_count", high=MAX_HEADS)
     n_head_kv = f.integer("attention.head_count_kv", high=MAX_HEADS, default=n_head)
     if n_head % n_head_kv:

@@ -48,6 +48,15 @@ DEEPSEEK: dict[str, Any] = {
     "v_head_dim": 20, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 2, "moe_intermediate_size": 40,
     "first_k_dense_replace": 1,
 }  # fmt: skip
+ERNIE_EXPERTS: dict[str, Any] = {
+    "moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 24, "moe_layer_start_index": 1, "moe_layer_end_index": 2,
+    "num_hidden_layers": 3, "head_dim": 16,
+}  # fmt: skip
+SIGMOID_EXPERTS: dict[str, Any] = {
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 2,
+    "first_k_dense_replace": 1, "head_dim": 24, "norm_topk_prob": True, "routed_scaling_factor": 1.7, "num_hidden_layers": 3,
+}  # fmt: skip
+HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}}
 CONTEXTS = {"phi3-short": 40, "llama-dynamic": 37}
 # what a context of that length is built for is what transformers does for a sequence that fills it
 ONLY = {"phi3-long": LENGTHS[:2], "llama-dynamic": LENGTHS[:1]}
@@ -269,6 +278,82 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "glm": ("GlmConfig", {"head_dim": 16, "rms_norm_eps": 1e-5, "pad_token_id": 0}),
+    "glm4": ("Glm4Config", {"head_dim": 16, "pad_token_id": 0, **HALF_ROTARY}),
+    "glm4-plain": (
+        "Glm4Config",
+        {"head_dim": 24, "attention_bias": False, "num_key_value_heads": 4, "pad_token_id": 0, **HALF_ROTARY},
+    ),
+    "seed-oss": ("SeedOssConfig", {"head_dim": 24}),
+    "seed-oss-plain": (
+        "SeedOssConfig",
+        {"head_dim": 16, "attention_bias": False, "attention_out_bias": False, "tie_word_embeddings": True},
+    ),
+    "exaone4": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 2, "tie_word_embeddings": True}),
+    "exaone4-windows": (
+        "Exaone4Config",
+        {"sliding_window": 7, "num_hidden_layers": 5, "layer_types": None}
+        | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16),
+    ),
+    "olmo3": (
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 7,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "rope_theta": 100.0,
+                    "original_max_position_embeddings": 16,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
+    "olmo": ("OlmoConfig", {}),
+    "olmo-gqa-tied": ("OlmoConfig", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "nemotron": ("NemotronConfig", {"head_dim": 16, "norm_eps": 1e-5, **HALF_ROTARY}),
+    "nemotron-biases": ("NemotronConfig", {"head_dim": 16, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4}),
+    "arcee": ("ArceeConfig", {"head_dim": 16}),
+    "arcee-yarn": ("ArceeConfig", {"head_dim": 24, "tie_word_embeddings": True, **YARN}),
+    "ernie45": ("Ernie4_5Config", {"head_dim": 24, "tie_word_embeddings": True}),
+    "ernie45-biases": ("Ernie4_5Config", {"head_dim": 16, "use_bias": True}),
+    "ernie45moe": ("Ernie4_5_MoeConfig", ERNIE_EXPERTS),
+    "ernie45moe-plain": (
+        "Ernie4_5_MoeConfig",
+        ERNIE_EXPERTS | {"moe_num_shared_experts": 0, "moe_layer_start_index": 0, "tie_word_embeddings": True},
+    ),
+    "glm4moe": ("Glm4MoeConfig", SIGMOID_EXPERTS | {"use_qk_norm": True, "attention_bias": True}),
+    "glm4moe-groups": ("Glm4MoeConfig", SIGMOID_EXPERTS | {"n_group": 4, "topk_group": 2, "norm_topk_prob": False}),
+    "dots1": ("Dots1Config", SIGMOID_EXPERTS | {"num_key_value_heads": 4, "head_dim": 16, "sliding_window": None}),
+    "dots1-groups": (
+        "Dots1Config",
+        SIGMOID_EXPERTS | {"n_group": 2, "topk_group": 1, "sliding_window": None, "n_shared_experts": 1},
+    ),
+    "minimax-m2": ("MiniMaxM2Config", {"head_dim": 24, "num_local_experts": 8, "num_experts_per_tok": 3, **HALF_ROTARY}),
+    "hunyuan": ("HunYuanDenseV1Config", {"head_dim": 24}),
+    "hunyuan-biases": ("HunYuanDenseV1Config", {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "starcoder": (
+        "GPTBigCodeConfig",
+        {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 64, "tie_word_embeddings": True},
+    ),
+    "starcoder-inner": ("GPTBigCodeConfig", {"n_embd": 48, "n_head": 3, "n_layer": 3, "n_positions": 40, "n_inner": 80}),
+    "ministral": (
+        "MinistralConfig",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 7,
+            "head_dim": 24,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
+    ),
+    "internlm3": ("InternLM3Config", {"head_dim": 24, "attention_bias": True, "mlp_bias": True}),
+    "granitemoe-shared": (
+        "GraniteMoeSharedConfig",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 40, "attention_multiplier": 0.3},
+    ),
+    "phi-usual": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5, "intermediate_size": 256}),
 }
 
 

@@ -4,9 +4,9 @@
     python tests/tools/peer_convert.py check FOLDER                  with llmq
     python tests/tools/peer_convert.py record FOLDER                 the same, and tests/data/llama_converter.json anew
 
-LLAMA_CPP is the top of its source tree, with convert_hf_to_gguf.py in it. `convert` gives every golden's folder a small vocabulary
-of the kind that the converter of its family reads, and writes one GGUF in F32 for each; what the converter refuses is shown.
-`check` compares the logits with transformers', and metadata and tensors with llmq's own conversion, and shows the keys that
+LLAMA_CPP is the top of its source tree, with convert_hf_to_gguf.py in it. `convert` gives every golden's folder a small
+vocabulary of the kind that the converter of its family reads, and writes one GGUF in F32 for each; what the converter refuses
+is shown. `check` compares the logits with transformers', and metadata and tensors with llmq's own conversion, and shows the keys that
 differ. The exit status is 1 when a file does not load or its logits are wrong beyond the known limits."""
 
 # ruff: noqa: PLC0415, T201 - a tool, half of which runs in another environment
@@ -43,9 +43,11 @@ LIMITS = {  # of the converter: what its files do not say
     "qwen2-windows": WINDOW,
     "qwen2moe-normalized": NORM,
     "qwen3moe-plain": NORM,
+    "starcoder-inner": WIDTH,
     "starcoder2": WINDOW,
 }
 KINDS = ("logits", "hidden", "scores", "seq2seq")
+CONTROL = ["<s>", "</s>", "<unk>", "<|endoftext|>", "<|user|>", "<|observation|>", "[gMASK]"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -60,7 +62,9 @@ def convert(tree: Path, folder: Path) -> None:
     # It knows a vocabulary by what it makes of one text; these are known to nobody.
     TextModel.get_vocab_base_pre = lambda *_: "gpt-2"  # type: ignore[method-assign]
     # Through transformers 5 it would read other names than published models have.
-    ModelBase.load_hparams = staticmethod(lambda source, is_mistral_format=False: json.loads((source / "config.json").read_text()))
+    ModelBase.load_hparams = staticmethod(
+        lambda source, is_mistral_format=False: json.loads((source / "config.json").read_text())
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for name in names(*KINDS):
         golden = load(name)
@@ -75,7 +79,7 @@ def convert(tree: Path, folder: Path) -> None:
             made = get_model_class(get_model_architecture(hparams, TextModel.model_type))
             with torch.inference_mode():
                 made(source, gguf.LlamaFileType.ALL_F32, out).write()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is shown
+        except (Exception, SystemExit) as error:
             out.unlink(missing_ok=True)
             print(f"{name:28} {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             if "-v" in sys.argv:
@@ -87,6 +91,10 @@ def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
     rope = config.get("rope_parameters", {})
     return {
         "deepseek_v3": lambda: {"scoring_func": "sigmoid"},
+        "dots1": lambda: {"scoring_func": "sigmoid"},
+        "minimax_m2": lambda: {
+            "rotary_dim": int(config["head_dim"] * rope["partial_rotary_factor"]), "scoring_func": "sigmoid",
+        },
         "cohere2": lambda: {"rotary_pct": 1.0},
         "falcon": lambda: {} if config["new_decoder_architecture"] else {"num_kv_heads": None},
         "gpt2": lambda: {"n_ctx": config["n_positions"]},
@@ -121,12 +129,12 @@ def write_tokenizer(golden: Golden, folder: Path) -> None:
         settings = {"tokenizer_class": "BertTokenizer", **{f"{word[1:-1].lower()}_token": word for word in SPECIAL}}
     else:
         sentencepiece(n, folder, unigram=golden.kind != "logits")
-        pieces = {"<s>": 0, "</s>": 1, "<unk>": 2, **{chr(ord("A") + i): i + 3 for i in range(n - 3)}}
+        pieces = {piece: i for i, piece in enumerate([*CONTROL, *(chr(ord("A") + i) for i in range(n - len(CONTROL)))])}
         tokenizer = {
             "model": {"type": "BPE", "vocab": pieces, "merges": []},
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "added_tokens": added(["<s>", "</s>", "<unk>"]),
+            "added_tokens": added(CONTROL),
         }  # fmt: skip
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", **tokenizer}))
@@ -206,7 +214,7 @@ def compared(theirs: Any, ours: Any) -> list[str]:
     out = []
     for key in sorted(theirs.metadata.keys() | ours.metadata.keys()):
         a, b = theirs.metadata.get(key), ours.metadata.get(key)
-        same = a == b if not isinstance(a, float) or b is None else np.float32(a) == np.float32(b)
+        same = np.array_equal(*(np.asarray(x, np.float32) if isinstance(x, float) else np.asarray(x) for x in (a, b)))
         if not key.startswith(("general.", "tokenizer.ggml.")) and not same:
             out.append(f"{key}: theirs {a}, ours {b}")
     for name in sorted(theirs.tensors.keys() | ours.tensors.keys()):
