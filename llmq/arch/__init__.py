@@ -39,8 +39,12 @@ def family_named(architecture: str, path: str | None = None) -> Family:
 
 def family_of_config(config: Mapping[str, object], path: str | None = None) -> Family:
     """The family of a config.json's `model_type`; UnsupportedArchError names the nearest."""
-    model_type = Fields(config, path).text("model_type")
-    by_type = {name: family for family in families().values() for name in family.hf_model_types}
+    model_type, named = Fields(config, path).text("model_type"), config.get("architectures")
+    known = [family for family in families().values() if model_type in family.hf_model_types and family.hf_architectures]
+    for family in known:
+        if isinstance(named, list) and any(name in family.hf_architectures for name in named):
+            return family
+    by_type = {name: family for family in families().values() if not family.hf_architectures for name in family.hf_model_types}
     if model_type not in by_type:
         raise _unknown("model_type", model_type, list(by_type), path)
     return by_type[model_type]

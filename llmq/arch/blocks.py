@@ -20,6 +20,7 @@ __all__ = [
     "feed_forward",
     "gated",
     "layer_norm",
+    "layers",
     "mixture",
     "output",
     "parallel_decoder",
@@ -58,8 +59,24 @@ def decoder(
     post: bool = False,
     feed_norm: str = "ffn_norm",
 ) -> Value:
+    """`layers`, and the logits."""
+    x = layers(g, hp, attend=attend, feed=feed, norm=norm, pre=pre, post=post, feed_norm=feed_norm)
+    return output(g, x, hp)
+
+
+def layers(
+    g: Graph,
+    hp: HParams,
+    *,
+    attend: Attend,
+    feed: Feed,
+    norm: Norm = rms_norm,
+    pre: bool = True,
+    post: bool = False,
+    feed_norm: str = "ffn_norm",
+) -> Value:
     """One after the other: h = x + attend(norm(x)), y = h + feed(norm(h)), with norms before (`pre`) or after (`post`) each or
-    both; feed_norm names the one before the feed-forward. The logits."""
+    both; feed_norm names the one before the feed-forward. The final hidden state."""
     x = embedding(g, hp)
     tables = rope_tables(g, hp)
 
@@ -72,7 +89,7 @@ def decoder(
     for i in g.blocks(hp.n_layer):
         x = join(x, attend(g, before(x, "attn_norm"), hp, i, tables[i]), "post_attention_norm")
         x = join(x, feed(g, before(x, feed_norm), hp), "post_ffw_norm")
-    return output(g, norm(g, x, "output_norm", hp), hp)
+    return norm(g, x, "output_norm", hp)
 
 
 def parallel_decoder(
@@ -172,6 +189,7 @@ def attention(
         k = g.rope(k, table, hp.n_head_kv, interleaved=interleaved, scale=rope.scale, label="rope_k")
     if qk_norm == "turned":
         q, k = rms_norm(g, q, "attn_q_norm", hp, hp.head_dim), rms_norm(g, k, "attn_k_norm", hp, hp.head_dim)
+    window = hp.windows[layer]
     y = g.attention(
         q,
         k,
@@ -181,11 +199,19 @@ def attention(
         scale=hp.attention_scale,
         softcap=hp.attention_softcap,
         alibi=hp.alibi,
-        window=hp.windows[layer],
+        window=window if hp.causal else 0,
         causal=hp.causal,
         sinks=g.maybe("attn_sinks.weight", (hp.n_head,)),
+        bias=None if hp.causal or not window else _near(g, hp.n_head, window // 2),
     )
     return g.linear(y, "attn_output", hp.n_embd)
+
+
+def _near(g: Graph, heads: int, reach: int) -> Param:
+    """A window to both sides, as biases by distance: 0 up to reach, then what no score makes up for."""
+    bias = np.zeros((heads, 2 * reach + 3), np.float32)
+    bias[:, [0, -1]] = -1e9
+    return g.const(f"near.{reach}", bias)
 
 
 def _projections(g: Graph, x: Value, hp: HParams) -> tuple[Value, Value, Value]:
@@ -235,12 +261,7 @@ def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Va
         weight = g.w(f"ffn_{name}_exps.weight", (e.count, rows, columns))
         return g.experts(x, routes, weight, g.maybe(f"ffn_{name}_exps.bias", (e.count, rows)))
 
-    if g.has("ffn_gate_up_exps.weight"):
-        both = experts(x, "gate_up", 2 * e.n_ff, hp.n_embd)
-        gate, up = (g.slice(both, at, e.n_ff, name, e.used) for name, at in (("gate", 0), ("up", e.n_ff)))
-    else:
-        gate, up = experts(x, "gate", e.n_ff, hp.n_embd), experts(x, "up", e.n_ff, hp.n_embd)
-    hidden = join(g, gate, up)
+    hidden = join(g, experts(x, "gate", e.n_ff, hp.n_embd), experts(x, "up", e.n_ff, hp.n_embd))
     out = g.mix(experts(hidden, "down", hp.n_embd, e.n_ff), routes, e.used)
     if not g.has("ffn_up_shexp.weight"):
         return out

@@ -357,6 +357,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+T5: dict[str, Any] = {
+    "vocab_size": 71, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
+}  # fmt: skip
 TINY_BERT = {**SMALL, "num_key_value_heads": None, "max_position_embeddings": 48}
 ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     # name: (class of the configuration, class of the model, what differs from TINY_BERT)
@@ -366,6 +369,39 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert-labels": ("BertConfig", "BertForSequenceClassification", {"num_labels": 3}),
     "roberta": ("RobertaConfig", "RobertaModel", {"type_vocab_size": 1}),
     "xlm-roberta-rank": ("XLMRobertaConfig", "XLMRobertaForSequenceClassification", {"num_labels": 1, "type_vocab_size": 1}),
+    "distilbert": ("DistilBertConfig", "DistilBertModel", {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}),
+    "modernbert": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {"num_hidden_layers": 5, "local_attention": 8, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+    "modernbert-every": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {
+            "num_hidden_layers": 4,
+            "local_attention": 6,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "norm_bias": True,
+            "pad_token_id": 0,
+        },
+    ),
+    "embedding-gemma": (
+        "Gemma3TextConfig",
+        "Gemma3TextModel",
+        {
+            "num_hidden_layers": 7,
+            "num_key_value_heads": 1,
+            "head_dim": 24,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 16,
+            "use_bidirectional_attention": True,
+        },
+    ),
+    "t5-encoder": ("T5Config", "T5EncoderModel", T5 | {"num_key_value_heads": None}),
+    "umt5-encoder": ("UMT5Config", "UMT5EncoderModel", T5 | {"feed_forward_proj": "gated-gelu"}),
     "nomic-bert": (
         "NomicBertConfig",
         "NomicBertModel",
@@ -374,9 +410,6 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-T5: dict[str, Any] = {
-    "vocab_size": 71, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
-}  # fmt: skip
 SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5Config", {}),
     "t5-gated": (
@@ -430,9 +463,10 @@ def make_encoder(name: str) -> None:
     rng = np.random.RandomState(6)
     for n, length in enumerate(LENGTHS):
         tokens = rng.randint(3, config.vocab_size, length).astype(np.int32)
-        second = length // 2 if scores and config.type_vocab_size > 1 else length  # where the tokens of type 1 begin
-        types = (np.arange(length) >= second).astype(np.int32)
-        given = {"input_ids": torch.from_numpy(tokens).long()[None], "token_type_ids": torch.from_numpy(types).long()[None]}
+        two = scores and config.type_vocab_size > 1
+        types = (np.arange(length) >= (length // 2 if two else length)).astype(np.int32)  # where the tokens of type 1 begin
+        given = {"input_ids": torch.from_numpy(tokens).long()[None]}
+        given |= {"token_type_ids": torch.from_numpy(types).long()[None]} if two else {}
         with torch.no_grad():
             out = model(**given)
         arrays |= {f"tokens{n}": tokens, f"logits{n}": (out.logits if scores else out.last_hidden_state[0]).numpy()}

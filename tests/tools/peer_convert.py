@@ -6,8 +6,8 @@
 
 LLAMA_CPP is the top of its source tree, with convert_hf_to_gguf.py in it. `convert` gives every golden's folder a small
 vocabulary of the kind that the converter of its family reads, and writes one GGUF in F32 for each; what the converter refuses
-is shown. `check` compares the logits with transformers', and metadata and tensors with llmq's own conversion, and shows the keys that
-differ. The exit status is 1 when a file does not load or its logits are wrong beyond the known limits."""
+is shown. `check` compares the logits with transformers', and metadata and tensors with llmq's own conversion, and shows the
+keys that differ. The exit status is 1 when a file does not load or its logits are wrong beyond the known limits."""
 
 # ruff: noqa: PLC0415, T201 - a tool, half of which runs in another environment
 
@@ -37,6 +37,7 @@ LIMITS = {  # of the converter: what its files do not say
     "llama-dynamic": "knows no dynamic scaling",
     "llama-yarn-mscale": "writes no mscale for this family",
     "mistral-window": WINDOW,
+    "modernbert-every": "takes layers with windows as one in so many",
     "mixtral-window": WINDOW,
     "phi": WIDTH,
     "phi-gqa": WIDTH,
@@ -99,6 +100,7 @@ def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
         "falcon": lambda: {} if config["new_decoder_architecture"] else {"num_kv_heads": None},
         "gpt2": lambda: {"n_ctx": config["n_positions"]},
         "gpt_neox": lambda: {"rotary_pct": rope["partial_rotary_factor"]},
+        "modernbert": lambda: {"layer_norm_eps": config["norm_eps"], "global_attn_every_n_layers": 3},
         "mpt": lambda: {"architectures": ["MPTForCausalLM"]},
         "nomic_bert": lambda: {
             "n_positions": 8192, "activation_function": "swiglu", "causal": False, "prenorm": False, "qkv_proj_bias": False,
@@ -111,7 +113,7 @@ def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
 def write_tokenizer(golden: Golden, folder: Path) -> None:
     """Vocabularies of the golden's size, in every form that a converter may look for."""
     n = golden.config["vocab_size"]
-    bert = golden.kind in ("hidden", "scores") and "roberta" not in golden.config["model_type"]
+    bert = golden.config["model_type"] in ("bert", "distilbert", "nomic_bert")
     words = [*SPECIAL, *(chr(ord("a") + i) for i in range(26)), *(f"##{i}" for i in range(n))][:n]
     if bert:
         (folder / "vocab.txt").write_text("\n".join(words) + "\n")
@@ -128,7 +130,7 @@ def write_tokenizer(golden: Golden, folder: Path) -> None:
         }  # fmt: skip
         settings = {"tokenizer_class": "BertTokenizer", **{f"{word[1:-1].lower()}_token": word for word in SPECIAL}}
     else:
-        sentencepiece(n, folder, unigram=golden.kind != "logits")
+        sentencepiece(n, folder, unigram=golden.config["model_type"] in ("t5", "umt5", "xlm-roberta"))
         pieces = {piece: i for i, piece in enumerate([*CONTROL, *(chr(ord("A") + i) for i in range(n - len(CONTROL)))])}
         tokenizer = {
             "model": {"type": "BPE", "vocab": pieces, "merges": []},

@@ -105,7 +105,8 @@ def low_level(path: Path, kind: str, tokens: np.ndarray, source: np.ndarray | No
     context = lib.llama_init_from_model(model, params)
     if source is not None and lib.llama_encode(context, batch(source)):
         raise RuntimeError(f"{path.stem}: llama_encode failed")
-    if lib.llama_decode(context, batch(tokens)):
+    run = lib.llama_encode if lib.llama_model_has_encoder(model) and source is None else lib.llama_decode
+    if run(context, batch(tokens)):
         raise RuntimeError(f"{path.stem}: llama_decode failed")
     if kind == "scores":
         return np.ctypeslib.as_array(lib.llama_get_embeddings_seq(context, 0), shape[1:]).copy()[None]
