@@ -39,8 +39,8 @@ class Family:
     hf_requires, keys that may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the
     feed-forward in widths of the model when it is left out. For the way back to a folder: hf_classes, the classes of
     transformers by model_type, hf_tensor_names (llmq.arch.hf_names), hf_numbers, keys of GGUF that are the same number under
-    a name of config.json, and hf_biases, what config.json calls that a tensor is there, hf_renamed, the usual keys of config.json that
-    have other names."""
+    a name of config.json, and hf_biases, what config.json calls that a tensor is there, hf_renamed, the usual keys of
+    config.json that have other names."""
 
     name: str
     blocks = "blk"  # what the names of a block's tensors begin with
