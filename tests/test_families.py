@@ -108,7 +108,10 @@ def test_files_of_llama_cpps_converter(name: str, tmp_path: Path) -> None:
     golden, theirs = load(name), json.loads(CONVERTED.read_text())[name]
     with open_checkpoint(write_folder(golden, tmp_path)) as ours:
         assert converted(ours)["tensors"] == theirs["tensors"]
-        said = {"tokenizer.ggml.tokens": [""] * golden.config["vocab_size"], **theirs["metadata"]}
+        said = {
+            "tokenizer.ggml.tokens": [""] * golden.config.get("text_config", golden.config)["vocab_size"],
+            **theirs["metadata"],
+        }
         ours_tape, tape = build_tape(ours, n_ctx=golden.n_ctx), build_tape(replace(ours, metadata=said), n_ctx=golden.n_ctx)
         assert tape.ops["kind"].tolist() == ours_tape.ops["kind"].tolist()
         assert tape.ops["i"].tolist() == ours_tape.ops["i"].tolist()
@@ -166,6 +169,37 @@ def test_configs_of_transformers_4_mean_the_same(name: str) -> None:
     config = load(name).config
     family = family_of_config(config)
     assert family.hf_metadata(as_version_4(config)) == family.hf_metadata(config)
+
+
+def test_folders_with_pictures_as_transformers_4_wrote_them(tmp_path: Path) -> None:
+    """Other prefixes, and for Gemma a config.json that leaves out nearly all."""
+    golden = load("gemma3-pictures")
+    new = ("model.language_model.", "model.vision_tower.", "model.multi_modal_projector.")
+    old = ("language_model.model.", "vision_tower.", "multi_modal_projector.")
+    shapes = {}
+    for name, shape in golden.shapes.items():
+        for a, b in zip(new, old, strict=True):
+            name = b + name.removeprefix(a) if name.startswith(a) else name  # noqa: PLW2901
+        shapes[name] = shape
+    text = golden.config["text_config"]
+    few = {key: text[key] for key in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "sliding_window")}
+    few |= {"head_dim": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "query_pre_attn_scalar": 24}
+    config = {"model_type": "gemma3", "text_config": few, "vision_config": {}}
+    with (
+        open_checkpoint(write_folder(golden, tmp_path / "new")) as first,
+        open_checkpoint(write_folder(replace(golden, shapes=shapes), tmp_path / "old", config)) as second,
+    ):
+        assert {n: t.shape for n, t in first.tensors.items()} == {n: t.shape for n, t in second.tensors.items()}
+        tapes = [build_tape(model, n_ctx=64) for model in (first, second)]
+        assert all(np.array_equal(tapes[0].ops[field], tapes[1].ops[field]) for field in ("kind", "i", "f"))
+        assert tapes[0].n_vocab == tapes[1].n_vocab == text["vocab_size"]
+
+
+def test_positions_that_grow_are_refused(tmp_path: Path) -> None:
+    with open_checkpoint(write_folder(load("ministral3"), tmp_path)) as model:
+        build_tape(model, n_ctx=40)
+        with pytest.raises(UnsupportedError, match=r"a context of at most 40 \(n_ctx\)"):
+            build_tape(model)
 
 
 def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ class Gemma3(Gemma):
         "rope.freq_base_swa": "rope_local_base_freq",
         **{name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")},
     }
+    hf_defaults: Mapping[str, object] = {
+        **Gemma.hf_defaults,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "rope_theta": 1000000.0,
+    }
     slides = 6
 
     def hparams(self, f: Fields) -> HParams:

@@ -31,6 +31,7 @@ __all__ = [
     "hf_rope",
     "hf_rope_metadata",
     "hf_rope_scaling",
+    "hf_sections",
     "llama3_factors",
     "llama3_scaling",
     "read_rope",
@@ -151,13 +152,22 @@ def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
     return Fields(merged, config.path)
 
 
+def hf_sections(config: Fields) -> list[int]:
+    """How many pairs go by each of the four coordinates of a picture, as GGUF has them; in texts all coordinates are the
+    position."""
+    sections = hf_rope(config).data.get("mrope_section")
+    if not isinstance(sections, list) or not 1 <= len(sections) <= 4 or not all(type(n) is int and n >= 0 for n in sections):
+        raise UnsupportedError("config.json: mrope_section with up to 4 counts expected", path=config.path)
+    return [*sections, 0, 0, 0][:4]
+
+
 def hf_rope_metadata(
     config: Fields, prefix: str, n_ctx_train: int, head_dim: int, *, truncates: bool = True
 ) -> Mapping[str, int | float | str]:
     """The `rope.*` keys of GGUF for a config.json, whose YaRN must do as `truncates` says."""
     rope = hf_rope(config)
     out: dict[str, int | float | str] = {}
-    kind = rope.text("rope_type", "type", default="default").lower()
+    kind = rope.text("rope_type", "type", default="default").lower().replace("mrope", "default")
     if kind in ("linear", "yarn"):
         factor = rope.number("factor", high=1e6)
         out |= {f"{prefix}rope.scaling.type": kind, f"{prefix}rope.scaling.factor": factor}

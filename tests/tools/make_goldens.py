@@ -57,7 +57,7 @@ SIGMOID_EXPERTS: dict[str, Any] = {
     "first_k_dense_replace": 1, "head_dim": 24, "norm_topk_prob": True, "routed_scaling_factor": 1.7, "num_hidden_layers": 3,
 }  # fmt: skip
 HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}}
-CONTEXTS = {"phi3-short": 40, "llama-dynamic": 37}
+CONTEXTS = {"ministral3": 40, "phi3-short": 40, "llama-dynamic": 37}
 # what a context of that length is built for is what transformers does for a sequence that fills it
 ONLY = {"phi3-long": LENGTHS[:2], "llama-dynamic": LENGTHS[:1]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -348,12 +348,52 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["full_attention", "sliding_attention"] * 2,
         },
     ),
+    "ministral3": (
+        "Ministral3Config",
+        {"head_dim": 24, "max_position_embeddings": 160}
+        | rope(
+            "yarn", factor=4.0, original_max_position_embeddings=40, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1
+        ),
+    ),
     "internlm3": ("InternLM3Config", {"head_dim": 24, "attention_bias": True, "mlp_bias": True}),
     "granitemoe-shared": (
         "GraniteMoeSharedConfig",
         {"num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 40, "attention_multiplier": 0.3},
     ),
     "phi-usual": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5, "intermediate_size": 256}),
+}
+
+
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 2, 2]}}
+# llama.cpp gives pairs that the coordinates in turn leave over no position
+INTERLEAVED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [3, 3, 2]}}
+WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # name: (class of the configuration, the language model's, that of the rest), of which tokens of text are the golden
+    "gemma3-pictures": (
+        "Gemma3Config",
+        {"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 24},
+        {"vision_config": VISION | {"num_hidden_layers": 1}, "mm_tokens_per_image": 4},
+    ),
+    "mistral3-pictures": (
+        "Mistral3Config",
+        {"model_type": "mistral", "head_dim": 24, "sliding_window": None},
+        {"vision_config": VISION | {"model_type": "pixtral", "num_hidden_layers": 1}},
+    ),
+    "qwen2-vl": ("Qwen2VLConfig", MROPE, {"vision_config": {"depth": 1, "embed_dim": 16, "hidden_size": 64, "num_heads": 2}}),
+    "qwen25-vl": ("Qwen2_5_VLConfig", MROPE | {"tie_word_embeddings": True}, {"vision_config": QWEN_VISION}),
+    "qwen3-vl": (
+        "Qwen3VLConfig",
+        INTERLEAVED | {"head_dim": 16},
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
 }
 
 
@@ -484,16 +524,25 @@ def save(name: str, config: Any, shapes: Any, arrays: dict[str, np.ndarray], **m
     print(f"{name}: outputs of deviation {first.std():.2f}, largest {abs(last).max():.2f}")  # noqa: T201 - a tool
 
 
+def make_with_pictures(name: str) -> None:
+    cls, changes, rest = WITH_PICTURES[name]
+    config = getattr(transformers, cls)(text_config={**SMALL, **changes}, **rest)
+    make_logits(name, config, transformers.AutoModelForImageTextToText)
+
+
 def make(name: str) -> None:
     cls, changes = CASES[name]
     # a configuration with its own names for the widths (n_embd, d_model, …) gets none of SMALL's but the vocabulary
     small = {"vocab_size": SMALL["vocab_size"]} if {"n_layer", "n_layers"} & changes.keys() else SMALL
-    config = getattr(transformers, cls)(**{**small, **changes})
-    model, stored, shapes = seeded(name, transformers.AutoModelForCausalLM.from_config(config))
+    make_logits(name, getattr(transformers, cls)(**{**small, **changes}), transformers.AutoModelForCausalLM)
+
+
+def make_logits(name: str, config: Any, auto: Any) -> None:
+    model, stored, shapes = seeded(name, auto.from_config(config))
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(5)
     for n, length in enumerate(ONLY.get(name, LENGTHS)):
-        tokens = rng.randint(0, config.vocab_size, length).astype(np.int32)
+        tokens = rng.randint(0, SMALL["vocab_size"], length).astype(np.int32)
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()
         arrays |= {f"tokens{n}": tokens, f"logits{n}": logits.astype(np.float32)}
@@ -502,7 +551,8 @@ def make(name: str) -> None:
 
 if __name__ == "__main__":
     wanted = tuple(sys.argv[1:]) or ("",)
-    for cases, maker in ((CASES, make), (ENCODERS, make_encoder), (SEQ2SEQ, make_seq2seq)):
+    makers = ((CASES, make), (WITH_PICTURES, make_with_pictures), (ENCODERS, make_encoder), (SEQ2SEQ, make_seq2seq))
+    for cases, maker in makers:
         for case in cases:
             if case.startswith(wanted):
                 maker(case)

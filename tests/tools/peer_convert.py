@@ -112,7 +112,7 @@ def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
 
 def write_tokenizer(golden: Golden, folder: Path) -> None:
     """Vocabularies of the golden's size, in every form that a converter may look for."""
-    n = golden.config["vocab_size"]
+    n = golden.config.get("text_config", golden.config)["vocab_size"]
     bert = golden.config["model_type"] in ("bert", "distilbert", "nomic_bert")
     words = [*SPECIAL, *(chr(ord("a") + i) for i in range(26)), *(f"##{i}" for i in range(n))][:n]
     if bert:
