@@ -20,16 +20,17 @@ __all__ = [
     "feed_forward",
     "gated",
     "layer_norm",
-    "layers",
     "mixture",
     "output",
     "parallel_decoder",
     "rms_norm",
+    "states",
 ]
 
 Norm = Callable[[Graph, Value, str, HParams], Value]
 Attend = Callable[[Graph, Value, HParams, int, Param | None], Value]
 Feed = Callable[[Graph, Value, HParams], Value]
+Head = Feed
 
 
 def rms_norm(g: Graph, x: Value, name: str, hp: HParams, group: int = 0) -> Value:
@@ -58,25 +59,10 @@ def decoder(
     pre: bool = True,
     post: bool = False,
     feed_norm: str = "ffn_norm",
-) -> Value:
-    """`layers`, and the logits."""
-    x = layers(g, hp, attend=attend, feed=feed, norm=norm, pre=pre, post=post, feed_norm=feed_norm)
-    return output(g, x, hp)
-
-
-def layers(
-    g: Graph,
-    hp: HParams,
-    *,
-    attend: Attend,
-    feed: Feed,
-    norm: Norm = rms_norm,
-    pre: bool = True,
-    post: bool = False,
-    feed_norm: str = "ffn_norm",
+    head: Head | None = None,
 ) -> Value:
     """One after the other: h = x + attend(norm(x)), y = h + feed(norm(h)), with norms before (`pre`) or after (`post`) each or
-    both; feed_norm names the one before the feed-forward. The final hidden state."""
+    both; feed_norm names the one before the feed-forward. What head makes of the final hidden state: the logits."""
     x = embedding(g, hp)
     tables = rope_tables(g, hp)
 
@@ -89,7 +75,7 @@ def layers(
     for i in g.blocks(hp.n_layer):
         x = join(x, attend(g, before(x, "attn_norm"), hp, i, tables[i]), "post_attention_norm")
         x = join(x, feed(g, before(x, feed_norm), hp), "post_ffw_norm")
-    return norm(g, x, "output_norm", hp)
+    return (head or output)(g, norm(g, x, "output_norm", hp), hp)
 
 
 def parallel_decoder(
@@ -274,6 +260,11 @@ def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Va
 def feed_forward(g: Graph, x: Value, hp: HParams, act: str) -> Value:
     """down(act(up(x)))."""
     return g.linear(g.act(g.linear(x, "ffn_up", hp.n_ff), act), "ffn_down", hp.n_embd)
+
+
+def states(g: Graph, x: Value, hp: HParams) -> Value:
+    """The final hidden state itself, of a model that makes vectors."""
+    return g.final(x, "hidden")
 
 
 def output(g: Graph, x: Value, hp: HParams) -> Value:

@@ -98,9 +98,6 @@ class DeepSeek2(Family):
             out |= {"rope.scaling.yarn_log_multiplier": 0.1 * whole, "rope.scaling.attn_factor": 1.0}
         return {f"{self.name}.{key}": value for key, value in out.items()}
 
-    def hf_name(self, name: str) -> str:
-        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
-
     def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
         return predicts_ahead(name, self.hf_n_layer(config)) or super().hf_drops(name, config)
 

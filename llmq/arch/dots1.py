@@ -26,8 +26,5 @@ class Dots1(Qwen3Moe):
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return {"dots1.expert_gating_func": SIGMOID}
 
-    def hf_name(self, name: str) -> str:
-        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
-
 
 FAMILY = Dots1()

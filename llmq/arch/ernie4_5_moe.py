@@ -42,9 +42,6 @@ class Ernie45Moe(Ernie45):
         out |= {"expert_shared_feed_forward_length": width * shared} if shared else {}
         return {f"{self.name}.{key}": value for key, value in out.items()}
 
-    def hf_name(self, name: str) -> str:
-        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
-
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         if name.endswith(".e_score_correction_bias"):
             return [(name, lambda x: x[0])]

@@ -171,7 +171,7 @@ class Family:
 
     def hf_name(self, name: str) -> str:
         """The name by which the tensor maps of the `gguf` package know a tensor of Hugging Face."""
-        return name
+        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
 
     def hf_names(self, name: str, config: Mapping[str, object]) -> str | None:
         """The GGUF name of a tensor of Hugging Face, for a family that the `gguf` package does not have; None: unknown."""

@@ -24,7 +24,7 @@ LAYERS_OF_27B = 62
 
 class Gemma3(Gemma):
     name = "gemma3"
-    hf_model_types = ("gemma3_text",)
+    hf_model_types: tuple[str, ...] = ("gemma3_text", "gemma3")
     hf_classes: Mapping[str, str] = {"gemma3_text": "Gemma3ForCausalLM"}
     hf_tensor_names = POST_NORMS
     hf_numbers: Mapping[str, str] = {

@@ -36,9 +36,6 @@ class Glm4Moe(Family):
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return {"glm4moe.expert_gating_func": SIGMOID}
 
-    def hf_name(self, name: str) -> str:
-        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
-
     def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
         return predicts_ahead(name, self.hf_n_layer(config)) or super().hf_drops(name, config)
 

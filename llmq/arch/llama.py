@@ -25,7 +25,7 @@ __all__ = ["FAMILY", "Llama"]
 
 class Llama(Family):
     name = "llama"
-    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "ministral", "internlm3", "Yi")
+    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "ministral", "internlm3", "llava", "Yi")
     hf_classes: Mapping[str, str] = {
         "llama": "LlamaForCausalLM",
         "mistral": "MistralForCausalLM",

@@ -38,8 +38,5 @@ class MiniMaxM2(Family):
         }
         return out | ({"minimax-m2.rope.dimension_count": f.integer("rotary_dim")} if f.has("rotary_dim") else {})
 
-    def hf_name(self, name: str) -> str:
-        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
-
 
 FAMILY = MiniMaxM2()

@@ -26,7 +26,7 @@ class Stepped(HParams):
 
 class Mistral3(Llama):
     name = "mistral3"
-    hf_model_types = ("ministral3",)
+    hf_model_types = ("ministral3", "mistral3")
     hf_classes: Mapping[str, str] = {}
 
     def hparams(self, f: Fields) -> HParams:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from llmq.arch.blocks import attention, gated, layer_norm, layers
+from llmq.arch.blocks import attention, decoder, gated, layer_norm, states
 from llmq.arch.family import Family
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams, read_hparams
@@ -41,7 +41,7 @@ class ModernBert(Family):
         return replace(hp, ropes=tuple(near if window else rope for rope, window in zip(hp.ropes, hp.windows, strict=True)))
 
     def build(self, g: Graph, hp: HParams) -> Value:
-        return g.final(layers(g, hp, attend=attention, feed=partial(gated, act="gelu"), norm=_norm), "hidden")
+        return decoder(g, hp, attend=attention, feed=partial(gated, act="gelu"), norm=_norm, head=states)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         n, kinds = f.integer("num_hidden_layers"), f.data.get("layer_types")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmq.arch.blocks import states
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams
 from llmq.arch.t5 import T5, T5Params, encoder_states
@@ -20,7 +21,7 @@ class T5Encoder(T5):
 
     def build(self, g: Graph, hp: HParams) -> Value:
         assert isinstance(hp, T5Params)
-        return g.final(encoder_states(g, hp), "hidden")
+        return states(g, encoder_states(g, hp), hp)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return self.hf_encoder(f)
