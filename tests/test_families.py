@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from goldens import CONVERTED, Golden, converted, load, names, write_folder
+from goldens import CONVERTED, Golden, converted, load, names, weight, write_folder
 from tiny import batch, write_gguf
 
 import llmq
-from llmq.arch import build_tape, family_of_config
+from llmq.arch import build_tape, family_named, family_of_config
+from llmq.arch.fields import Fields
 from llmq.engine.base import Batch, Engine
 from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
@@ -193,6 +194,28 @@ def test_folders_with_pictures_as_transformers_4_wrote_them(tmp_path: Path) -> N
         tapes = [build_tape(model, n_ctx=64) for model in (first, second)]
         assert all(np.array_equal(tapes[0].ops[field], tapes[1].ops[field]) for field in ("kind", "i", "f"))
         assert tapes[0].n_vocab == tapes[1].n_vocab == text["vocab_size"]
+
+
+def test_experts_as_transformers_4_wrote_them_for_qwen3_vl(tmp_path: Path) -> None:
+    golden = load("qwen3-vl-moe")
+    turned = {n: (s[0], s[2], s[1]) if ".mlp.experts." in n else s for n, s in golden.shapes.items()}
+    down = "model.language_model.layers.1.mlp.experts.down_proj"
+    with (
+        open_checkpoint(write_folder(golden, tmp_path / "new")) as first,
+        open_checkpoint(write_folder(replace(golden, shapes=turned), tmp_path / "old")) as second,
+    ):
+        assert {n: t.shape for n, t in first.tensors.items()} == {n: t.shape for n, t in second.tensors.items()}
+        found = second.tensors["blk.1.ffn_down_exps.weight"].numpy()
+        assert np.array_equal(found, weight(down, turned[down]).swapaxes(1, 2))
+
+
+def test_files_of_glm_flash_do_not_say_how_experts_are_chosen(tmp_path: Path) -> None:
+    with open_checkpoint(write_folder(load("glm4moe-lite"), tmp_path)) as model:
+        said = {key: value for key, value in model.metadata.items() if not key.endswith("expert_gating_func")}
+    for changes, sigmoid in (({}, False), ({"block_count": 47, "vocab_size": 154880}, True)):
+        fields = Fields({**said, **{f"deepseek2.{key}": value for key, value in changes.items()}}, None, "deepseek2.")
+        experts = family_named("deepseek2").hparams(fields).experts
+        assert experts is not None and experts.sigmoid is sigmoid
 
 
 def test_positions_that_grow_are_refused(tmp_path: Path) -> None:

@@ -8,17 +8,16 @@ from dataclasses import replace
 from functools import partial
 
 from llmq.arch.blocks import attention, decoder, gated
-from llmq.arch.family import Transform
+from llmq.arch.exaone import Exaone
 from llmq.arch.fields import Fields
 from llmq.arch.hf_names import POST_NORMS
 from llmq.arch.hparams import HParams
-from llmq.arch.llama import Llama
 from llmq.graph.builder import Graph, Value
 
 __all__ = ["FAMILY"]
 
 
-class Exaone4(Llama):
+class Exaone4(Exaone):
     name = "exaone4"
     hf_model_types = ("exaone4",)
     hf_classes: Mapping[str, str] = {"exaone4": "Exaone4ForCausalLM"}
@@ -35,9 +34,6 @@ class Exaone4(Llama):
 
     def build(self, g: Graph, hp: HParams) -> Value:
         return decoder(g, hp, attend=partial(attention, qk_norm="head"), feed=gated, pre=False, post=True)
-
-    def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
-        return None
 
 
 FAMILY = Exaone4()

@@ -289,6 +289,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "SeedOssConfig",
         {"head_dim": 16, "attention_bias": False, "attention_out_bias": False, "tie_word_embeddings": True},
     ),
+    "exaone": ("ExaoneConfig", {}),
+    "exaone-llama3": (
+        "ExaoneConfig",
+        {"tie_word_embeddings": True, "num_key_value_heads": 4}
+        | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16),
+    ),
+    "glm4moe-lite": (
+        "Glm4MoeLiteConfig",
+        {k: v for k, v in DEEPSEEK.items() if k != "first_k_dense_replace"} | {"n_group": 1, "topk_group": 1},
+    ),
     "exaone4": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 2, "tie_word_embeddings": True}),
     "exaone4-windows": (
         "Exaone4Config",
@@ -392,6 +402,11 @@ WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen3-vl": (
         "Qwen3VLConfig",
         INTERLEAVED | {"head_dim": 16},
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
+    "qwen3-vl-moe": (
+        "Qwen3VLMoeConfig",
+        INTERLEAVED | QWEN_EXPERTS | {"head_dim": 16},
         {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
     ),
 }
