@@ -22,7 +22,7 @@ from llmq.arch.fields import Fields
 from llmq.engine.base import Batch, Engine
 from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
-from llmq.errors import FormatError, UnsupportedError
+from llmq.errors import FormatError, ModelFileError, UnsupportedError
 from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint
 from llmq.graph.tape import KIND_NAMES, Tape
@@ -249,6 +249,34 @@ def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
     folder = write_folder(load("llama-gqa"), tmp_path, {**config, "num_attention_heads": 5, "head_dim": 12})
     with open_checkpoint(folder) as model, pytest.raises(FormatError, match="not 5 heads"):
         model.tensors["blk.0.attn_q.weight"].raw()
+
+
+def test_broken_values_are_named(tmp_path: Path) -> None:
+    pictures, qwen = load("gemma3-pictures"), load("qwen3-vl")
+    for n, (golden, changes, words) in enumerate(
+        (
+            (pictures, {"model_type": ["gemma3"]}, "model_type"),
+            (pictures, {"text_config": {**pictures.config["text_config"], "model_type": 3}}, "model_type"),
+            (pictures, {"text_config": [1]}, "num_hidden_layers: missing"),
+            (qwen, {"text_config": {**qwen.config["text_config"], "rope_parameters": {"mrope_section": "x"}}}, "mrope_section"),
+        )
+    ):
+        folder = write_folder(golden, tmp_path / str(n), {**golden.config, **changes})
+        with pytest.raises(ModelFileError, match=words):
+            open_checkpoint(folder)
+    for name, changes, words in (
+        ("glm4moe", {"glm4moe.nextn_predict_layers": 3}, "fewer than the 3 blocks expected"),
+        (
+            "modernbert",
+            {"modern-bert.attention.sliding_window": 1 << 18, "modern-bert.context_length": 1 << 20},
+            "at most 131072",
+        ),
+        ("modernbert", {"modern-bert.hidden_activation": "silu"}, "gelu expected, found 'silu'"),
+    ):
+        with open_checkpoint(write_folder(load(name), tmp_path / name)) as model:
+            changed = replace(model, metadata={**model.metadata, **changes})
+            with pytest.raises(ModelFileError, match=words):
+                build_tape(changed)
 
 
 def test_load_builds_for_the_context_that_is_asked_for(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from llmq.arch.hparams import HParams
 from llmq.arch.rope import Rope
+from llmq.errors import UnsupportedError
 from llmq.graph.builder import Graph, Param, Value
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "states",
 ]
 
+MAX_REACH = 1 << 16
 Norm = Callable[[Graph, Value, str, HParams], Value]
 Attend = Callable[[Graph, Value, HParams, int, Param | None], Value]
 Feed = Callable[[Graph, Value, HParams], Value]
@@ -176,6 +178,7 @@ def attention(
     if qk_norm == "turned":
         q, k = rms_norm(g, q, "attn_q_norm", hp, hp.head_dim), rms_norm(g, k, "attn_k_norm", hp, hp.head_dim)
     window = hp.windows[layer]
+    near = not hp.causal and window > 0 and window // 2 < hp.n_ctx  # to both sides
     y = g.attention(
         q,
         k,
@@ -188,13 +191,15 @@ def attention(
         window=window if hp.causal else 0,
         causal=hp.causal,
         sinks=g.maybe("attn_sinks.weight", (hp.n_head,)),
-        bias=None if hp.causal or not window else _near(g, hp.n_head, window // 2),
+        bias=_near(g, hp.n_head, window // 2) if near else None,
     )
     return g.linear(y, "attn_output", hp.n_embd)
 
 
 def _near(g: Graph, heads: int, reach: int) -> Param:
     """A window to both sides, as biases by distance: 0 up to reach, then what no score makes up for."""
+    if reach > MAX_REACH:
+        raise UnsupportedError(f"attention.sliding_window: at most {2 * MAX_REACH} expected, found {2 * reach}", path=g.path)
     bias = np.zeros((heads, 2 * reach + 3), np.float32)
     bias[:, [0, -1]] = -1e9
     return g.const(f"near.{reach}", bias)

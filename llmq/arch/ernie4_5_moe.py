@@ -44,7 +44,7 @@ class Ernie45Moe(Ernie45):
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         if name.endswith(".e_score_correction_bias"):
-            return [(name, lambda x: x[0])]
+            return [(name, lambda x: x.reshape(-1))]
         return super().hf_parts(name, config)
 
 

@@ -30,7 +30,7 @@ class Hunyuan(Family):
             return {}
         # The base is stretched once, by alpha, whatever the context.
         dims = f.integer("head_dim", default=f.integer("hidden_size") // f.integer("num_attention_heads"))
-        base = rope.number("rope_theta", default=10000.0) * rope.number("alpha", high=1e9) ** (dims / (dims - 2))
+        base = rope.number("rope_theta", default=10000.0) * rope.number("alpha", high=1e9) ** (dims / max(dims - 2, 1))
         return {"hunyuan-dense.rope.freq_base": base}
 
 

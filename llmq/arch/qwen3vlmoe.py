@@ -27,9 +27,9 @@ class Qwen3VLMoe(Qwen3Moe):
         # transformers 5 has experts as (outputs, inputs), 4 as (inputs, outputs).
         width, parts = Fields(config).integer("hidden_size"), super().hf_parts(name, config)
         place = {"gate_up_proj": 2, "down_proj": 1}.get(name.rpartition(".")[2] if ".mlp.experts." in name else "")
-        return (
-            parts if place is None else [(part, partial(_turned, pick=pick, place=place, width=width)) for part, pick in parts]
-        )
+        if place is None:
+            return parts
+        return [(part, partial(_turned, pick=pick, place=place, width=width)) for part, pick in parts]
 
 
 def _turned(x: Rows, *, pick: Pick | None, place: int, width: int) -> Rows:

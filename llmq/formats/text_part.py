@@ -20,16 +20,20 @@ _T = TypeVar("_T")
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the language model; config itself when that is all there is."""
     inner = config.get("text_config")
-    if config.get("model_type") not in _WITH_PICTURES or not isinstance(inner, dict):
+    if not _sees_pictures(config) or not isinstance(inner, dict):
         return config
     return {"model_type": "llama", **inner, **{key: config[key] for key in _SHARED if key in config}}
 
 
 def text_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any]) -> dict[str, _T]:
     """The tensors of the language model by the names that they have in a folder of its own."""
-    if config.get("model_type") not in _WITH_PICTURES:
+    if not _sees_pictures(config):
         return dict(tensors)
     return {_own(name): tensor for name, tensor in tensors.items() if not _OUTSIDE.match(name)}
+
+
+def _sees_pictures(config: Mapping[str, Any]) -> bool:
+    return isinstance(config.get("model_type"), str) and config["model_type"] in _WITH_PICTURES
 
 
 def _own(name: str) -> str:
