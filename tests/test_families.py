@@ -135,6 +135,12 @@ def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape
         ("mistral-window", ("ATTN", "i", 4, 10)),  # one position more
         ("qwen3", ("RMSNORM", "f", 0, 1e-2)),
         ("llama-gqa", ("GLU", "i", 0, 1)),
+        ("glm4", ("ROPE", "i", 3, 1)),
+        ("exaone4-windows", ("ATTN", "i", 4, 8)),
+        ("olmo3", ("ROPE", "f", 0, 1.0)),
+        ("glm4moe", ("ROUTE", "f", 0, 1.0)),
+        ("ernie45moe", ("ROUTE", "i", 5, 0)),
+        ("nemotron", ("ACT", "i", 0, 3)),
     ],
 )
 def test_goldens_see_every_part(name: str, change: tuple[str, str, int, float], tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ class Fields:
             raise self.error(key, f"an object expected, found {quoted(value)}")
         return Fields(value, self.path)
 
+    def items(self, name: str) -> list[object]:
+        """The list under a key; empty when missing."""
+        key, value = self._find((name,))
+        if value is not None and not isinstance(value, list):
+            raise self.error(key, f"a list expected, found {quoted(value)}")
+        return value or []
+
     def error(self, name: str, message: str) -> FormatError:
         """What to raise about a field."""
         return FormatError(f"{self.prefix}{name}: {message}", path=self.path)

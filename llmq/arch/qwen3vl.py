@@ -18,7 +18,10 @@ class Qwen3VL(Qwen3):
     hf_classes: Mapping[str, str] = {}
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        return {"qwen3vl.rope.dimension_sections": hf_sections(f), "qwen3vl.n_deepstack_layers": 0}
+        return {
+            "qwen3vl.rope.dimension_sections": hf_sections(f),
+            "qwen3vl.n_deepstack_layers": len(f.items("deepstack_visual_indexes")),
+        }
 
 
 FAMILY = Qwen3VL()

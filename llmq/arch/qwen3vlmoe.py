@@ -21,7 +21,10 @@ class Qwen3VLMoe(Qwen3Moe):
     hf_defaults: Mapping[str, object] = {**Qwen3Moe.hf_defaults, "norm_topk_prob": True}
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        return {"qwen3vlmoe.rope.dimension_sections": hf_sections(f), "qwen3vlmoe.n_deepstack_layers": 0}
+        return {
+            "qwen3vlmoe.rope.dimension_sections": hf_sections(f),
+            "qwen3vlmoe.n_deepstack_layers": len(f.items("deepstack_visual_indexes")),
+        }
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         # transformers 5 has experts as (outputs, inputs), 4 as (inputs, outputs).

@@ -22,7 +22,10 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     inner = config.get("text_config")
     if not _sees_pictures(config) or not isinstance(inner, dict):
         return config
-    return {"model_type": "llama", **inner, **{key: config[key] for key in _SHARED if key in config}}
+    vision = config.get("vision_config")
+    deep = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
+    more = {} if deep is None else {"deepstack_visual_indexes": deep}
+    return {"model_type": "llama", **inner, **more, **{key: config[key] for key in _SHARED if key in config}}
 
 
 def text_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any]) -> dict[str, _T]:
