@@ -33,8 +33,8 @@ class Mistral3(Llama):
         hp = super().hparams(f)
         rope = hp.ropes[0]
         step = 0
-        if f.number("attention.temperature_scale", default=0.0, zero=True) and rope is not None:
-            step = rope.original_context
+        if f.number("attention.temperature_scale", default=0.0, zero=True):
+            step = f.integer("rope.scaling.original_context_length", default=hp.n_ctx_train)
         whole = f.number("rope.scaling.yarn_log_multiplier", high=1e3, default=0.0, zero=True)
         if whole and rope is not None and rope.scaling == "yarn":
             rope = replace(rope, attn_factor=rope.attn_factor / yarn_scale(rope.factor, whole))
