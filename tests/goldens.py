@@ -12,12 +12,17 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:  # the tools that make goldens have no llmq
+    from llmq.formats.checkpoint import Checkpoint
+
 FOLDER = Path(__file__).parent / "data" / "goldens"
+CONVERTED = FOLDER.parent / "llama_converter.json"
+"""What llama.cpp's converter makes of goldens (tests/tools/peer_convert.py): by name, `converted`."""
 TOKENIZER = {
     "version": "1.0",
     "added_tokens": [],
@@ -44,6 +49,18 @@ class Golden:
     kind: str = "logits"
     types: list[npt.NDArray[np.int32]] | None = None
     sources: list[npt.NDArray[np.int32]] | None = None
+
+
+def converted(model: Checkpoint) -> dict[str, Any]:
+    """What a GGUF says of a model, without the vocabulary, and one number for the tensors: their names, lengths in each
+    direction but 1, and values; factors of rotary frequencies, which come from other arithmetic, have no values in it."""
+    digest = 0
+    for name, tensor in sorted(model.tensors.items()):
+        digest = zlib.crc32(f"{name} {[n for n in tensor.shape if n > 1]}".encode(), digest)
+        digest = digest if name.startswith("rope_") else zlib.crc32(tensor.numpy().tobytes(), digest)
+    own = (f"{model.metadata['general.architecture']}.", "general.architecture", "tokenizer.ggml.token_type_count")
+    said = {key: np.asarray(value).tolist() for key, value in model.metadata.items() if key.startswith(own)}
+    return {"metadata": said, "tensors": digest}
 
 
 def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@ batch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,15 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from goldens import Golden, load, names, write_folder
+from goldens import CONVERTED, Golden, converted, load, names, weight, write_folder
 from tiny import batch, write_gguf
 
 import llmq
-from llmq.arch import build_tape, family_of_config
+from llmq.arch import build_tape, family_named, family_of_config
+from llmq.arch.fields import Fields
 from llmq.engine.base import Batch, Engine
 from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
-from llmq.errors import FormatError, UnsupportedError
+from llmq.errors import FormatError, ModelFileError, UnsupportedError
 from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint
 from llmq.graph.tape import KIND_NAMES, Tape
@@ -101,6 +103,22 @@ def test_golden(name: str, tmp_path: Path) -> None:
                     assert distance(whole(engine, golden), exact) <= bound, make
 
 
+@pytest.mark.parametrize("name", sorted(json.loads(CONVERTED.read_text())))
+def test_files_of_llama_cpps_converter(name: str, tmp_path: Path) -> None:
+    # It makes the tensors that llmq makes of the same folder, and what else it says of them means the same model.
+    golden, theirs = load(name), json.loads(CONVERTED.read_text())[name]
+    with open_checkpoint(write_folder(golden, tmp_path)) as ours:
+        assert converted(ours)["tensors"] == theirs["tensors"]
+        said = {
+            "tokenizer.ggml.tokens": [""] * golden.config.get("text_config", golden.config)["vocab_size"],
+            **theirs["metadata"],
+        }
+        ours_tape, tape = build_tape(ours, n_ctx=golden.n_ctx), build_tape(replace(ours, metadata=said), n_ctx=golden.n_ctx)
+        assert tape.ops["kind"].tolist() == ours_tape.ops["kind"].tolist()
+        assert tape.ops["i"].tolist() == ours_tape.ops["i"].tolist()
+        assert np.allclose(tape.ops["f"], ours_tape.ops["f"], rtol=1e-6)
+
+
 def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape:
     ops = tape.ops.copy()
     ops[field][ops["kind"] == KIND_NAMES.index(kind), index] = value
@@ -117,6 +135,12 @@ def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape
         ("mistral-window", ("ATTN", "i", 4, 10)),  # one position more
         ("qwen3", ("RMSNORM", "f", 0, 1e-2)),
         ("llama-gqa", ("GLU", "i", 0, 1)),
+        ("glm4", ("ROPE", "i", 3, 1)),
+        ("exaone4-windows", ("ATTN", "i", 4, 8)),
+        ("olmo3", ("ROPE", "f", 0, 1.0)),
+        ("glm4moe", ("ROUTE", "f", 0, 1.0)),
+        ("ernie45moe", ("ROUTE", "i", 5, 0)),
+        ("nemotron", ("ACT", "i", 0, 3)),
     ],
 )
 def test_goldens_see_every_part(name: str, change: tuple[str, str, int, float], tmp_path: Path) -> None:
@@ -144,11 +168,67 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-@pytest.mark.parametrize("name", [name for name in names("logits") if "rope_parameters" in load(name).config])
+@pytest.mark.parametrize(
+    "name",  # version 4 does not know Ministral
+    [name for name in names("logits") if "rope_parameters" in load(name).config and name != "ministral"],
+)
 def test_configs_of_transformers_4_mean_the_same(name: str) -> None:
     config = load(name).config
     family = family_of_config(config)
     assert family.hf_metadata(as_version_4(config)) == family.hf_metadata(config)
+
+
+def test_folders_with_pictures_as_transformers_4_wrote_them(tmp_path: Path) -> None:
+    """Other prefixes, and for Gemma a config.json that leaves out nearly all."""
+    golden = load("gemma3-pictures")
+    new = ("model.language_model.", "model.vision_tower.", "model.multi_modal_projector.")
+    old = ("language_model.model.", "vision_tower.", "multi_modal_projector.")
+    shapes = {}
+    for name, shape in golden.shapes.items():
+        for a, b in zip(new, old, strict=True):
+            name = b + name.removeprefix(a) if name.startswith(a) else name  # noqa: PLW2901
+        shapes[name] = shape
+    text = golden.config["text_config"]
+    few = {key: text[key] for key in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "sliding_window")}
+    few |= {"head_dim": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "query_pre_attn_scalar": 24}
+    config = {"model_type": "gemma3", "text_config": few, "vision_config": {}}
+    with (
+        open_checkpoint(write_folder(golden, tmp_path / "new")) as first,
+        open_checkpoint(write_folder(replace(golden, shapes=shapes), tmp_path / "old", config)) as second,
+    ):
+        assert {n: t.shape for n, t in first.tensors.items()} == {n: t.shape for n, t in second.tensors.items()}
+        tapes = [build_tape(model, n_ctx=64) for model in (first, second)]
+        assert all(np.array_equal(tapes[0].ops[field], tapes[1].ops[field]) for field in ("kind", "i", "f"))
+        assert tapes[0].n_vocab == tapes[1].n_vocab == text["vocab_size"]
+
+
+def test_experts_as_transformers_4_wrote_them_for_qwen3_vl(tmp_path: Path) -> None:
+    golden = load("qwen3-vl-moe")
+    turned = {n: (s[0], s[2], s[1]) if ".mlp.experts." in n else s for n, s in golden.shapes.items()}
+    down = "model.language_model.layers.1.mlp.experts.down_proj"
+    with (
+        open_checkpoint(write_folder(golden, tmp_path / "new")) as first,
+        open_checkpoint(write_folder(replace(golden, shapes=turned), tmp_path / "old")) as second,
+    ):
+        assert {n: t.shape for n, t in first.tensors.items()} == {n: t.shape for n, t in second.tensors.items()}
+        found = second.tensors["blk.1.ffn_down_exps.weight"].numpy()
+        assert np.array_equal(found, weight(down, turned[down]).swapaxes(1, 2))
+
+
+def test_files_of_glm_flash_do_not_say_how_experts_are_chosen(tmp_path: Path) -> None:
+    with open_checkpoint(write_folder(load("glm4moe-lite"), tmp_path)) as model:
+        said = {key: value for key, value in model.metadata.items() if not key.endswith("expert_gating_func")}
+    for changes, sigmoid in (({}, False), ({"block_count": 47, "vocab_size": 154880}, True)):
+        fields = Fields({**said, **{f"deepseek2.{key}": value for key, value in changes.items()}}, None, "deepseek2.")
+        experts = family_named("deepseek2").hparams(fields).experts
+        assert experts is not None and experts.sigmoid is sigmoid
+
+
+def test_positions_that_grow_are_refused(tmp_path: Path) -> None:
+    with open_checkpoint(write_folder(load("ministral3"), tmp_path)) as model:
+        build_tape(model, n_ctx=40)
+        with pytest.raises(UnsupportedError, match=r"a context of at most 40 \(n_ctx\)"):
+            build_tape(model)
 
 
 def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
@@ -175,6 +255,34 @@ def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
     folder = write_folder(load("llama-gqa"), tmp_path, {**config, "num_attention_heads": 5, "head_dim": 12})
     with open_checkpoint(folder) as model, pytest.raises(FormatError, match="not 5 heads"):
         model.tensors["blk.0.attn_q.weight"].raw()
+
+
+def test_broken_values_are_named(tmp_path: Path) -> None:
+    pictures, qwen = load("gemma3-pictures"), load("qwen3-vl")
+    for n, (golden, changes, words) in enumerate(
+        (
+            (pictures, {"model_type": ["gemma3"]}, "model_type"),
+            (pictures, {"text_config": {**pictures.config["text_config"], "model_type": 3}}, "model_type"),
+            (pictures, {"text_config": [1]}, "num_hidden_layers: missing"),
+            (qwen, {"text_config": {**qwen.config["text_config"], "rope_parameters": {"mrope_section": "x"}}}, "mrope_section"),
+        )
+    ):
+        folder = write_folder(golden, tmp_path / str(n), {**golden.config, **changes})
+        with pytest.raises(ModelFileError, match=words):
+            open_checkpoint(folder)
+    for name, changes, words in (
+        ("glm4moe", {"glm4moe.nextn_predict_layers": 3}, "fewer than the 3 blocks expected"),
+        (
+            "modernbert",
+            {"modern-bert.attention.sliding_window": 1 << 18, "modern-bert.context_length": 1 << 20},
+            "at most 131072",
+        ),
+        ("modernbert", {"modern-bert.hidden_activation": "silu"}, "gelu expected, found 'silu'"),
+    ):
+        with open_checkpoint(write_folder(load(name), tmp_path / name)) as model:
+            changed = replace(model, metadata={**model.metadata, **changes})
+            with pytest.raises(ModelFileError, match=words):
+                build_tape(changed)
 
 
 def test_load_builds_for_the_context_that_is_asked_for(tmp_path: Path) -> None:

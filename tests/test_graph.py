@@ -193,7 +193,7 @@ def test_tensors_are_checked() -> None:
 
     refused(lambda s: s.pop("blk.1.ffn_up.weight"), FormatError, r"no tensor 'blk\.1\.ffn_up\.weight'.*\(80, 48\)")
     refused(lambda s: s.update({"blk.0.attn_k.weight": (48, 48)}), FormatError, r"attn_k.*shape \(24, 48\).*\(48, 48\)")
-    refused(lambda s: s.update({"blk.0.attn_norm.weight": (1, 48)}), FormatError, r"attn_norm.*\(48,\).*\(1, 48\)")
+    refused(lambda s: s.update({"blk.0.attn_norm.weight": (48, 1)}), FormatError, r"attn_norm.*\(48,\).*\(48, 1\)")
     refused(
         lambda s: s.update({"blk.0.attn_q_norm.weight": (12,)}), UnsupportedError, "does not know: 'blk.0.attn_q_norm.weight'"
     )

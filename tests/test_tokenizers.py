@@ -68,6 +68,24 @@ def test_ids_equal_the_original_tokenizers(tokenizers: dict[str, Tokenizer], nam
         assert tokenizers[name].encode(text, add_special=False) == ids, text
 
 
+def test_gemma_4() -> None:
+    # llama.cpp's own kind: merges, in the order of which "ab" comes before "bc" whatever the scores say; no space before a text
+    tokens = ["<unk>", "<bos>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "c", "\u2581", "ab", "bc", "\u2581ab"]
+    metadata = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.array([0.0] * (len(tokens) - 2) + [1.0, 0.0], np.float32),
+        "tokenizer.ggml.token_type": np.array([2, 3, *[6] * 256, *[1] * 7], np.int32),
+        "tokenizer.ggml.merges": ["a b", "b c", "\u2581 ab"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+    tokenizer = Tokenizer.from_metadata(metadata)
+    ids = tokenizer.encode("abc ab\n")
+    assert [tokenizer.token(id) for id in ids] == ["<bos>", "ab", "c", "\u2581ab", "<0x0A>"]
+    assert tokenizer.decode(ids) == "abc ab\n"
+
+
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_decoding_gives_the_text_again(tokenizers: dict[str, Tokenizer], name: str) -> None:
     tokenizer = tokenizers[name]

@@ -12,6 +12,7 @@ from functools import cache
 
 from llmq.arch.family import Family
 from llmq.arch.fields import Fields
+from llmq.arch.hparams import MAX_LAYERS
 from llmq.errors import FormatError, UnsupportedArchError, quoted
 from llmq.formats.checkpoint import Checkpoint
 from llmq.graph.builder import Graph
@@ -38,8 +39,12 @@ def family_named(architecture: str, path: str | None = None) -> Family:
 
 def family_of_config(config: Mapping[str, object], path: str | None = None) -> Family:
     """The family of a config.json's `model_type`; UnsupportedArchError names the nearest."""
-    model_type = Fields(config, path).text("model_type")
-    by_type = {name: family for family in families().values() for name in family.hf_model_types}
+    model_type, named = Fields(config, path).text("model_type"), config.get("architectures")
+    known = [family for family in families().values() if model_type in family.hf_model_types and family.hf_architectures]
+    for family in known:
+        if isinstance(named, list) and any(name in family.hf_architectures for name in named):
+            return family
+    by_type = {name: family for family in families().values() if not family.hf_architectures for name in family.hf_model_types}
     if model_type not in by_type:
         raise _unknown("model_type", model_type, list(by_type), path)
     return by_type[model_type]
@@ -51,12 +56,14 @@ def build_tape(checkpoint: Checkpoint, *, n_ctx: int | None = None) -> Tape:
     range, missing tensors, and shapes or types that do not fit; UnsupportedError for what llmq cannot run."""
     path = str(checkpoint.path)
     family = family_named(Fields(checkpoint.metadata, path).text("general.architecture"), path)
-    hp = family.hparams(Fields(checkpoint.metadata, path, f"{family.name}."))
+    fields = Fields(checkpoint.metadata, path, f"{family.name}.")
+    hp = family.hparams(fields)
     hp = hp if n_ctx is None else replace(hp, n_ctx=n_ctx)
     graph = Graph(checkpoint.tensors, path)
     _check_blocks(checkpoint, f"{family.name}.block_count", hp.n_layer, family.blocks)
     logits = family.build(graph, hp)
-    graph.check_all_read(family.ignored)
+    ahead = fields.integer("nextn_predict_layers", low=0, high=MAX_LAYERS, default=0)
+    graph.check_all_read(family.ignored, tuple(f"{family.blocks}.{hp.n_layer + i}." for i in range(ahead)))
     return freeze(
         graph, logits, arch=family.name, n_vocab=hp.n_vocab, n_embd=hp.n_embd, n_layer=hp.n_layer, n_ctx_train=hp.n_ctx_train
     )

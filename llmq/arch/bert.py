@@ -1,4 +1,5 @@
-"""BERT and what shares its graph: MiniLM, BGE, E5, GTE; RoBERTa and XLM-RoBERTa, whose positions begin after the padding's."""
+"""BERT and what shares its graph: MiniLM, BGE, E5, GTE, DistilBERT; RoBERTa and XLM-RoBERTa, whose positions begin after the
+padding's."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from llmq.arch.blocks import attention, classifier, encoder, feed_forward
 from llmq.arch.family import Family
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams, read_hparams
+from llmq.errors import UnsupportedError
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
 
@@ -21,10 +23,11 @@ RANK = 4
 
 class Bert(Family):
     name = "bert"
-    hf_model_types = ("bert", *ROBERTA)
+    hf_model_types = ("bert", "distilbert", *ROBERTA)
     hf_defaults: Mapping[str, object] = {"layer_norm_eps": 1e-12, "max_position_embeddings": 512, "pad_token_id": 1}
     hf_requires: Mapping[str, tuple[object, ...]] = {
         "hidden_act": ("gelu",),
+        "activation": ("gelu",),
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),
     }
@@ -43,6 +46,8 @@ class Bert(Family):
             "tokenizer.ggml.token_type_count": f.integer("type_vocab_size", default=1),
         }
         if _classifies(f):
+            if f.text("model_type") == "distilbert":
+                raise UnsupportedError("a DistilBERT that classifies is not supported", path=f.path)
             out["bert.pooling_type"] = RANK
             labels = f.sub("id2label").data
             if len(labels) > 1:
@@ -50,7 +55,7 @@ class Bert(Family):
         return out
 
     def hf_name(self, name: str) -> str:
-        name = name.removeprefix("bert.").removeprefix("roberta.")
+        name = name.removeprefix("bert.").removeprefix("roberta.").removeprefix("distilbert.")
         if name.startswith("pooler.dense."):
             return name.replace("pooler.dense", "classifier.dense")
         return name.replace("classifier.", "classifier.out_proj.") if name in ("classifier.weight", "classifier.bias") else name
@@ -58,7 +63,11 @@ class Bert(Family):
     def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
         # The head that pre-training used, and the pooler, which only classifiers read.
         pooler = ".pooler." in f".{name}" and not _classifies(Fields(config))
-        return pooler or name.startswith(("cls.", "lm_head.")) or name.endswith(("position_ids", "embeddings.token_type_ids"))
+        return (
+            pooler
+            or name.startswith(("cls.", "lm_head.", "vocab_"))
+            or name.endswith(("position_ids", "embeddings.token_type_ids"))
+        )
 
     def hf_skipped_rows(self, name: str, config: Mapping[str, object]) -> int:
         return _first_position(Fields({**self.hf_defaults, **config})) if name == "position_embd.weight" else 0

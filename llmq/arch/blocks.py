@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from llmq.arch.hparams import HParams
 from llmq.arch.rope import Rope
+from llmq.errors import UnsupportedError
 from llmq.graph.builder import Graph, Param, Value
 
 __all__ = [
@@ -24,11 +25,14 @@ __all__ = [
     "output",
     "parallel_decoder",
     "rms_norm",
+    "states",
 ]
 
+MAX_REACH = 1 << 16
 Norm = Callable[[Graph, Value, str, HParams], Value]
 Attend = Callable[[Graph, Value, HParams, int, Param | None], Value]
 Feed = Callable[[Graph, Value, HParams], Value]
+Head = Feed
 
 
 def rms_norm(g: Graph, x: Value, name: str, hp: HParams, group: int = 0) -> Value:
@@ -57,9 +61,10 @@ def decoder(
     pre: bool = True,
     post: bool = False,
     feed_norm: str = "ffn_norm",
+    head: Head | None = None,
 ) -> Value:
     """One after the other: h = x + attend(norm(x)), y = h + feed(norm(h)), with norms before (`pre`) or after (`post`) each or
-    both; feed_norm names the one before the feed-forward. The logits."""
+    both; feed_norm names the one before the feed-forward. What head makes of the final hidden state: the logits."""
     x = embedding(g, hp)
     tables = rope_tables(g, hp)
 
@@ -72,7 +77,7 @@ def decoder(
     for i in g.blocks(hp.n_layer):
         x = join(x, attend(g, before(x, "attn_norm"), hp, i, tables[i]), "post_attention_norm")
         x = join(x, feed(g, before(x, feed_norm), hp), "post_ffw_norm")
-    return output(g, norm(g, x, "output_norm", hp), hp)
+    return (head or output)(g, norm(g, x, "output_norm", hp), hp)
 
 
 def parallel_decoder(
@@ -140,7 +145,7 @@ def rope_tables(g: Graph, hp: HParams) -> list[Param | None]:
 
 def _rope_factors(g: Graph, hp: HParams, rope: Rope) -> npt.NDArray[np.float32] | None:
     shape = (rope.dims // 2,)
-    if rope.scaling == "longrope":
+    if rope.scaling == "longrope" or g.has("rope_factors_long.weight"):
         long, short = (g.positive(f"rope_factors_{which}.weight", shape) for which in ("long", "short"))
         return long if hp.n_ctx > rope.original_context else short
     return g.positive("rope_freqs.weight", shape) if g.has("rope_freqs.weight") else None
@@ -157,18 +162,23 @@ def attention(
     qk_norm: str = "",
 ) -> Value:
     """Grouped-query attention with rotary positions (none when table is None), with sinks where the file has them. qk_norm:
-    "head" puts RMSNorm on every head of q and k, "row" on the whole rows, "layer" LayerNorm with weights of its own on every
-    head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows one after another."""
+    "head" puts RMSNorm on every head of q and k, "turned" the same after the positions, "row" on the whole rows, "layer"
+    LayerNorm with weights of its own on every head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows
+    one after another."""
     q, k, v = _projections(g, x, hp)
     if qk_norm == "layer":
         q, k = head_norms(g, q, "attn_q_norm", hp), head_norms(g, k, "attn_k_norm", hp)
-    elif qk_norm:
+    elif qk_norm in ("head", "row"):
         group = hp.head_dim if qk_norm == "head" else 0
         q, k = rms_norm(g, q, "attn_q_norm", hp, group), rms_norm(g, k, "attn_k_norm", hp, group)
     rope = hp.ropes[layer]
     if table is not None and rope is not None:
         q = g.rope(q, table, hp.n_head, interleaved=interleaved, scale=rope.scale, label="rope_q")
         k = g.rope(k, table, hp.n_head_kv, interleaved=interleaved, scale=rope.scale, label="rope_k")
+    if qk_norm == "turned":
+        q, k = rms_norm(g, q, "attn_q_norm", hp, hp.head_dim), rms_norm(g, k, "attn_k_norm", hp, hp.head_dim)
+    window = hp.windows[layer]
+    near = not hp.causal and window > 0 and window // 2 < hp.n_ctx  # to both sides
     y = g.attention(
         q,
         k,
@@ -178,11 +188,21 @@ def attention(
         scale=hp.attention_scale,
         softcap=hp.attention_softcap,
         alibi=hp.alibi,
-        window=hp.windows[layer],
+        window=window if hp.causal else 0,
         causal=hp.causal,
         sinks=g.maybe("attn_sinks.weight", (hp.n_head,)),
+        bias=_near(g, hp.n_head, window // 2) if near else None,
     )
     return g.linear(y, "attn_output", hp.n_embd)
+
+
+def _near(g: Graph, heads: int, reach: int) -> Param:
+    """A window to both sides, as biases by distance: 0 up to reach, then what no score makes up for."""
+    if reach > MAX_REACH:
+        raise UnsupportedError(f"attention.sliding_window: at most {2 * MAX_REACH} expected, found {2 * reach}", path=g.path)
+    bias = np.zeros((heads, 2 * reach + 3), np.float32)
+    bias[:, [0, -1]] = -1e9
+    return g.const(f"near.{reach}", bias)
 
 
 def _projections(g: Graph, x: Value, hp: HParams) -> tuple[Value, Value, Value]:
@@ -245,6 +265,11 @@ def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Va
 def feed_forward(g: Graph, x: Value, hp: HParams, act: str) -> Value:
     """down(act(up(x)))."""
     return g.linear(g.act(g.linear(x, "ffn_up", hp.n_ff), act), "ffn_down", hp.n_embd)
+
+
+def states(g: Graph, x: Value, hp: HParams) -> Value:
+    """The final hidden state itself, of a model that makes vectors."""
+    return g.final(x, "hidden")
 
 
 def output(g: Graph, x: Value, hp: HParams) -> Value:

@@ -21,6 +21,7 @@ class Cohere(Family):
     hf_model_types = ("cohere",)
     hf_classes: Mapping[str, str] = {"cohere": "CohereForCausalLM"}
     hf_numbers: Mapping[str, str] = {"logit_scale": "logit_scale"}
+    hf_biases: Mapping[str, str] = {"blk.0.attn_q.bias": "attention_bias", "blk.0.attn_q_norm.weight": "use_qk_norm"}
     hf_defaults: Mapping[str, object] = {"layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
     hf_requires: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu",)}
 

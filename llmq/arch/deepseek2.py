@@ -1,5 +1,5 @@
-"""DeepSeek-V2, -V3 and -R1: keys and values compressed to one small row per token (multi-head latent attention, DeepSeek-AI
-2024), positions in a part of each head, experts in all but the first layers.
+"""DeepSeek-V2, -V3, -R1 and GLM-4.7 Flash: keys and values compressed to one small row per token (multi-head latent attention,
+DeepSeek-AI 2024), positions in a part of each head, experts in all but the first layers.
 
 Two forms of the same model: files with attn_kv_b expand the compressed row to keys and values per head; files with attn_k_b
 and attn_v_b, which folders are turned to, attend to the compressed row itself, as one head of keys and values for all."""
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.arch.blocks import decoder, mixture, rms_norm
-from llmq.arch.family import Family
+from llmq.arch.family import Family, predicts_ahead
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import MAX_WIDTH, HParams
 from llmq.arch.moe import SIGMOID, SOFTMAX, Pick
@@ -23,6 +23,9 @@ from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Param, Value
 
 __all__ = ["FAMILY"]
+
+GLM_FLASH = 47, 154880
+INNER_EPS = 1e-6  # of the norms of compressed rows, whatever the others have
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Latent(HParams):
 
 class DeepSeek2(Family):
     name = "deepseek2"
-    hf_model_types = ("deepseek_v2", "deepseek_v3")
+    hf_model_types = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "first_k_dense_replace": 0}
     hf_requires: Mapping[str, tuple[object, ...]] = {
         **Family.hf_requires,
@@ -53,6 +56,8 @@ class DeepSeek2(Family):
         keys = f.integer("attention.key_length_mla", "attention.key_length", low=rope + 1, high=MAX_WIDTH)
         values = f.integer("attention.value_length_mla", "attention.value_length", high=MAX_WIDTH)
         hp = super().hparams(f)
+        if hp.experts is not None and not f.has("expert_gating_func") and (hp.n_layer, hp.n_vocab) == GLM_FLASH:
+            hp = replace(hp, experts=replace(hp.experts, sigmoid=True))  # files of llama.cpp do not say it
         scale = keys**-0.5
         whole = f.number("rope.scaling.yarn_log_multiplier", high=1e3, default=0.0, zero=True) * 10
         first = hp.ropes[0]
@@ -84,8 +89,14 @@ class DeepSeek2(Family):
             "attention.key_length_mla": f.integer("qk_nope_head_dim") + rope,
             "attention.value_length_mla": f.integer("v_head_dim"),
             "rope.dimension_count": rope,
-            "expert_gating_func": SIGMOID if f.data.get("model_type") == "deepseek_v3" else SOFTMAX,
+            "expert_gating_func": SOFTMAX if f.data.get("model_type") == "deepseek_v2" else SIGMOID,
         }
+        kinds = f.data.get("mlp_layer_types")  # of GLM; DeepSeek has first_k_dense_replace
+        if isinstance(kinds, list):
+            dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
+            if any(kind != "sparse" for kind in kinds[dense:]):
+                raise UnsupportedError("mlp_layer_types: dense layers expected before all others", path=f.path)
+            out["leading_dense_block_count"] = dense
         if f.has("q_lora_rank"):
             out["attention.q_lora_rank"] = f.integer("q_lora_rank")
         if f.data.get("topk_method") == "greedy":
@@ -98,13 +109,8 @@ class DeepSeek2(Family):
             out |= {"rope.scaling.yarn_log_multiplier": 0.1 * whole, "rope.scaling.attn_factor": 1.0}
         return {f"{self.name}.{key}": value for key, value in out.items()}
 
-    def hf_name(self, name: str) -> str:
-        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
-
     def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
-        # the layers after the last predict several tokens ahead
-        layer = name.removeprefix("model.layers.").partition(".")[0]
-        return (layer.isdecimal() and int(layer) >= self.hf_n_layer(config)) or super().hf_drops(name, config)
+        return predicts_ahead(name, self.hf_n_layer(config)) or super().hf_drops(name, config)
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         if not name.endswith(".kv_b_proj.weight"):
@@ -125,13 +131,14 @@ class DeepSeek2(Family):
 def _attention(g: Graph, x: Value, hp: HParams, layer: int, table: Param | None) -> Value:
     assert isinstance(hp, Latent) and table is not None
     heads, rope, scale = hp.n_head, hp.rope, getattr(hp.ropes[layer], "scale", 1.0)
+    inner = replace(hp, eps=INNER_EPS)
     q = x
     if hp.q_rank:
-        q = rms_norm(g, g.linear(x, "attn_q_a", hp.q_rank), "attn_q_a_norm", hp)
+        q = rms_norm(g, g.linear(x, "attn_q_a", hp.q_rank), "attn_q_a_norm", inner)
     q = g.linear(q, "attn_q_b" if hp.q_rank else "attn_q", heads * (hp.nope + rope))
     q_nope, q_rope = g.slice(q, 0, hp.nope, "q_nope", heads), g.slice(q, hp.nope, rope, "q_rope", heads)
     both = g.linear(x, "attn_kv_a_mqa", hp.kv_rank + rope)
-    row = rms_norm(g, g.slice(both, 0, hp.kv_rank, "kv_row"), "attn_kv_a_norm", hp)
+    row = rms_norm(g, g.slice(both, 0, hp.kv_rank, "kv_row"), "attn_kv_a_norm", inner)
     k_rope = g.slice(both, hp.kv_rank, rope, "k_rope")
     q_rope = g.rope(q_rope, table, heads, interleaved=True, scale=scale, label="rope_q")
     k_rope = g.rope(k_rope, table, 1, interleaved=True, scale=scale, label="rope_k")

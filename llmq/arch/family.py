@@ -19,12 +19,12 @@ from llmq.errors import UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue, Tensor
 from llmq.graph.builder import Graph, Value
 
-__all__ = ["Family", "Transform"]
+__all__ = ["Family", "Transform", "predicts_ahead"]
 
-N_EMBD = ("hidden_size", "n_embd", "d_model")
+N_EMBD = ("hidden_size", "n_embd", "d_model", "dim")
 N_HEAD = ("num_attention_heads", "n_head", "n_heads")
 N_LAYER = ("num_hidden_layers", "n_layer", "n_layers")
-LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+LAYER_NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 
 Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 """Rearranges a tensor (any element type, file shape) and nothing else."""
@@ -33,22 +33,24 @@ Transform = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]
 class Family:
     """The decoder-only defaults; a family overrides what is its own.
 
-    name: `general.architecture`. ignored: endings of tensor names that carry nothing. slides, normalizes, truncates: see
-    `read_hparams`. About config.json: hf_model_types, the
-    `model_type`s that it covers; hf_defaults, what transformers assumes for keys that are left out; hf_requires, keys that
-    may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the feed-forward in widths
-    of the model when it is left out. For the way back to a folder: hf_classes, the classes of transformers by
-    model_type, hf_tensor_names (llmq.arch.hf_names), hf_numbers, keys of GGUF that are the same number under a name of
-    config.json, and hf_biases, what config.json calls that a tensor is there, hf_renamed, the usual keys of config.json that
-    have other names."""
+    name: `general.architecture`. ignored: endings of tensor names that carry nothing. slides, normalizes, truncates,
+    causal: see `read_hparams`. About config.json: hf_model_types, the `model_type`s that it covers, with hf_architectures only
+    for these classes, which no other family gets; hf_defaults, what transformers assumes for keys that are left out;
+    hf_requires, keys that may have these values only; hf_rotary, whether positions are rotary; hf_ff_ratio, the width of the
+    feed-forward in widths of the model when it is left out. For the way back to a folder: hf_classes, the classes of
+    transformers by model_type, hf_tensor_names (llmq.arch.hf_names), hf_numbers, keys of GGUF that are the same number under
+    a name of config.json, and hf_biases, what config.json calls that a tensor is there, hf_renamed, the usual keys of
+    config.json that have other names."""
 
     name: str
     blocks = "blk"  # what the names of a block's tensors begin with
     hf_model_types: tuple[str, ...]
+    hf_architectures: tuple[str, ...] = ()
     hf_defaults: Mapping[str, object] = {}
     slides = 0
     normalizes: bool | None = None
     truncates = True
+    causal = True
     hf_rotary = True
     hf_ff_ratio = 0
     hf_classes: Mapping[str, str] = {}
@@ -62,7 +64,7 @@ class Family:
 
     def hparams(self, f: Fields) -> HParams:
         """Read and check the hyper-parameters; `f` reads the keys of `{name}.`."""
-        return read_hparams(f, slides=self.slides, normalizes=self.normalizes, truncates=self.truncates)
+        return read_hparams(f, slides=self.slides, normalizes=self.normalizes, truncates=self.truncates, causal=self.causal)
 
     def build(self, g: Graph, hp: HParams) -> Value:
         """Append the model to g; the logits."""
@@ -86,7 +88,7 @@ class Family:
             f"{p}context_length": n_ctx_train,
             f"{p}embedding_length": n_embd,
             f"{p}feed_forward_length": f.integer(
-                "intermediate_size", "n_inner", "ffn_dim", default=self.hf_ff_ratio * n_embd or None
+                "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", default=self.hf_ff_ratio * n_embd or None
             ),
             f"{p}attention.head_count": n_head,
             f"{p}attention.head_count_kv": f.integer("num_key_value_heads", default=n_head),
@@ -169,7 +171,7 @@ class Family:
 
     def hf_name(self, name: str) -> str:
         """The name by which the tensor maps of the `gguf` package know a tensor of Hugging Face."""
-        return name
+        return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
 
     def hf_names(self, name: str, config: Mapping[str, object]) -> str | None:
         """The GGUF name of a tensor of Hugging Face, for a family that the `gguf` package does not have; None: unknown."""
@@ -186,6 +188,12 @@ class Family:
     def hf_extra_tensors(self, config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
         """Tensors that the GGUF has and the folder does not."""
         return {}
+
+
+def predicts_ahead(name: str, n_layer: int) -> bool:
+    """Whether a tensor of Hugging Face belongs to a layer after the last, one that predicts several tokens ahead."""
+    layer = name.removeprefix("model.layers.").partition(".")[0]
+    return layer.isdecimal() and int(layer) >= n_layer
 
 
 def _hf_window(f: Fields, prefix: str, slides: int = 0) -> dict[str, MetaValue]:

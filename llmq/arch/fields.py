@@ -64,8 +64,9 @@ class Fields:
             raise self.error(key, f"true or false expected, found {quoted(value)}")
         return bool(value)
 
-    def flags(self, name: str, default: list[bool]) -> list[bool]:
-        """As many flags as the default has, or a period p that stands for p-1 times true and once false, and so on."""
+    def flags(self, name: str, default: list[bool], *, first: bool = False) -> list[bool]:
+        """As many flags as the default has, or a period p that stands for p-1 times true and once false, and so on; `first`:
+        for once false and then p-1 times true."""
         _, value = self._find((name,))
         if value is None:
             return default
@@ -74,7 +75,7 @@ class Fields:
                 raise self.error(name, f"{len(default)} times true or false expected, found {quoted(value)}")
             return [bool(item) for item in value]
         period = self.integer(name)
-        return [(i + 1) % period != 0 for i in range(len(default))]
+        return [(i + 1 - first) % period != 0 for i in range(len(default))]
 
     def numbers(self, name: str) -> npt.NDArray[np.float32]:
         """A list of numbers as float32 (n,)."""
@@ -101,6 +102,13 @@ class Fields:
         if not isinstance(value, dict):
             raise self.error(key, f"an object expected, found {quoted(value)}")
         return Fields(value, self.path)
+
+    def items(self, name: str) -> list[object]:
+        """The list under a key; empty when missing."""
+        key, value = self._find((name,))
+        if value is not None and not isinstance(value, list):
+            raise self.error(key, f"a list expected, found {quoted(value)}")
+        return value or []
 
     def error(self, name: str, message: str) -> FormatError:
         """What to raise about a field."""

@@ -17,19 +17,26 @@ from llmq.errors import UnsupportedError
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "Gemma3"]
 
 LAYERS_OF_27B = 62
 
 
 class Gemma3(Gemma):
     name = "gemma3"
-    hf_model_types = ("gemma3_text",)
+    hf_model_types: tuple[str, ...] = ("gemma3_text", "gemma3")
     hf_classes: Mapping[str, str] = {"gemma3_text": "Gemma3ForCausalLM"}
     hf_tensor_names = POST_NORMS
     hf_numbers: Mapping[str, str] = {
         "rope.freq_base_swa": "rope_local_base_freq",
         **{name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")},
+    }
+    hf_defaults: Mapping[str, object] = {
+        **Gemma.hf_defaults,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "rope_theta": 1000000.0,
     }
     slides = 6
 
@@ -44,15 +51,15 @@ class Gemma3(Gemma):
         return decoder(g, hp, attend=partial(attention, qk_norm="head"), feed=partial(gated, act="gelu_tanh"), post=True)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        if f.flag("use_bidirectional_attention", default=False):
-            raise UnsupportedError("use_bidirectional_attention: false expected", path=f.path)
+        if f.flag("use_bidirectional_attention", default=not self.causal) == self.causal:
+            raise UnsupportedError(f"use_bidirectional_attention: {str(not self.causal).lower()} expected", path=f.path)
         out: dict[str, MetaValue] = {
-            "gemma3.attention.scale": f.number("query_pre_attn_scalar", default=256.0) ** -0.5,
-            "gemma3.rope.freq_base_swa": hf_rope(f, "sliding_attention").number("rope_theta", default=10000.0),
+            f"{self.name}.attention.scale": f.number("query_pre_attn_scalar", default=256.0) ** -0.5,
+            f"{self.name}.rope.freq_base_swa": hf_rope(f, "sliding_attention").number("rope_theta", default=10000.0),
         }
         for name in ("attn_logit_softcapping", "final_logit_softcapping"):
             if f.has(name):
-                out[f"gemma3.{name}"] = f.number(name)
+                out[f"{self.name}.{name}"] = f.number(name)
         return out
 
 

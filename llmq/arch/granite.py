@@ -15,7 +15,7 @@ __all__ = ["FAMILY"]
 
 class Granite(Llama):
     name = "granite"
-    hf_model_types = ("granite",)
+    hf_model_types: tuple[str, ...] = ("granite",)
     hf_classes: Mapping[str, str] = {"granite": "GraniteForCausalLM"}
     hf_numbers: Mapping[str, str] = {
         "embedding_scale": "embedding_multiplier",

@@ -53,6 +53,7 @@ def read_hparams(
     layer_norm: bool = False,
     positions: bool = False,
     slides: int = 0,
+    full_first: bool = False,
     causal: bool = True,
     normalizes: bool | None = None,
     truncates: bool = True,
@@ -60,11 +61,16 @@ def read_hparams(
     """Read and check them; `f` has the keys of `{architecture}.`. FormatError names the key that is missing or wrong.
 
     layer_norm: epsilon is that of LayerNorm; positions: added to the embeddings or ALiBi, not rotary; slides: with a window and
-    no word about which layers have it, the period p of which all but each p-th do (0: all); causal: what holds when
+    no word about which layers have it, the period p of which all but each p-th do (0: all), or with full_first all but the
+    first of each p; causal: what holds when
     the file does not say; normalizes: the same of the weights of experts, None: the family has none; truncates: whether YaRN
     rounds its range to whole columns."""
     n_embd = f.integer("embedding_length", high=MAX_WIDTH)
     n_layer = f.integer("block_count", high=MAX_LAYERS)
+    ahead = f.integer("nextn_predict_layers", low=0, default=0)  # layers after the last, which predict several tokens ahead
+    if ahead >= n_layer:
+        raise f.error("nextn_predict_layers", f"fewer than the {n_layer} blocks expected, found {ahead}")
+    n_layer -= ahead
     n_head = f.integer("attention.head_count", high=MAX_HEADS)
     n_head_kv = f.integer("attention.head_count_kv", high=MAX_HEADS, default=n_head)
     if n_head % n_head_kv:
@@ -89,7 +95,7 @@ def read_hparams(
         head_dim_v=f.integer("attention.value_length", high=MAX_WIDTH, default=head_dim),
         n_ff=n_ff,
         eps=f.number(norm, high=1.0),
-        windows=_windows(f, n_layer, slides),
+        windows=_windows(f, n_layer, slides, full_first=full_first),
         ropes=(None if positions else read_rope(f, head_dim, n_ctx_train, truncates=truncates),) * n_layer,
         attention_scale=_scale(f, "attention.scale", head_dim**-0.5),
         attention_softcap=_scale(f, "attn_logit_softcapping", 0.0),
@@ -109,12 +115,12 @@ def _scale(f: Fields, name: str, default: float) -> float:
     return f.number(name, high=MAX_SCALE, default=default, zero=True) or default
 
 
-def _windows(f: Fields, n_layer: int, slides: int) -> tuple[int, ...]:
+def _windows(f: Fields, n_layer: int, slides: int, *, full_first: bool) -> tuple[int, ...]:
     # One width for the layers that sliding_window_pattern marks: all of them, those in a list of flags, or with a period p all
-    # but each p-th.
+    # but each p-th or, with full_first, the first.
     window = f.integer("attention.sliding_window", low=0, default=0)
-    default = [not slides or (i + 1) % slides != 0 for i in range(n_layer)]
-    pattern = f.flags("attention.sliding_window_pattern", default)
+    default = [not slides or (i + 1 - full_first) % slides != 0 for i in range(n_layer)]
+    pattern = f.flags("attention.sliding_window_pattern", default, first=full_first)
     return tuple(window if on else 0 for on in pattern)
 
 

@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and what shares its graph: Mistral, Mixtral, TinyLlama, SmolLM, Yi.
+"""Llama 1 to 3 and what shares its graph: Mistral, Mixtral, Ministral, InternLM 3, TinyLlama, SmolLM, Yi.
 
 GGUF stores the rows of q and k so that rotary pairs are neighbours; Hugging Face has the two halves of a head apart."""
 
@@ -25,8 +25,12 @@ __all__ = ["FAMILY", "Llama"]
 
 class Llama(Family):
     name = "llama"
-    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "Yi")
-    hf_classes: Mapping[str, str] = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "ministral", "internlm3", "llava", "Yi")
+    hf_classes: Mapping[str, str] = {
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "ministral": "MinistralForCausalLM",
+    }
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
     normalizes = True
 
@@ -44,7 +48,8 @@ class Llama(Family):
                 raise UnsupportedError("rope_freqs.weight holds no factors that config.json has a name for", path=f.path)
             out["rope_scaling"] = scaling
         if self.name == "llama" and "sliding_window" in out:
-            out |= {"model_type": "mistral", "architectures": [self.hf_classes["mistral"]]}
+            model_type = "ministral" if "layer_types" in out else "mistral"
+            out |= {"model_type": model_type, "architectures": [self.hf_classes[model_type]]}
         return out
 
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:

@@ -10,12 +10,12 @@ from llmq.arch.family import Family
 from llmq.arch.hparams import HParams
 from llmq.graph.builder import Graph, Value
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "Qwen3"]
 
 
 class Qwen3(Family):
     name = "qwen3"
-    hf_model_types = ("qwen3",)
+    hf_model_types: tuple[str, ...] = ("qwen3",)
     hf_classes: Mapping[str, str] = {"qwen3": "Qwen3ForCausalLM"}
     hf_defaults: Mapping[str, object] = {
         "rms_norm_eps": 1e-6,

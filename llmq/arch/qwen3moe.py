@@ -10,12 +10,12 @@ from llmq.arch.hparams import HParams
 from llmq.arch.qwen3 import Qwen3
 from llmq.graph.builder import Graph, Value
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "Qwen3Moe"]
 
 
 class Qwen3Moe(Qwen3):
     name = "qwen3moe"
-    hf_model_types = ("qwen3_moe",)
+    hf_model_types: tuple[str, ...] = ("qwen3_moe",)
     hf_defaults: Mapping[str, object] = {
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 32768,

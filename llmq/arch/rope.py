@@ -5,7 +5,7 @@ Column pair j of a head turns by position * freq[j], freq[j] = base^(-2j/dims) (
     linear   freq / factor (positions interpolated, Chen et al. 2023)
     llama3   freq / factors[j], the factors coming with the file as the tensor rope_freqs.weight
     longrope the same with the tensors rope_factors_short.weight or, for a context longer than the original one,
-             rope_factors_long.weight; cos, sin scaled (Ding et al. 2024)
+             rope_factors_long.weight; cos, sin scaled (Ding et al. 2024); also of files that say none and have the tensors
     dynamic  for a context c beyond the original one o with the larger base b (factor c/o - factor + 1)^(dims / (dims - 2)),
              from the first token on (NTK-aware scaling, bloc97 2023; what transformers does when all come at once)
     yarn     per pair between freq and freq / factor by how often it turns within the original context, and cos, sin scaled
@@ -31,6 +31,7 @@ __all__ = [
     "hf_rope",
     "hf_rope_metadata",
     "hf_rope_scaling",
+    "hf_sections",
     "llama3_factors",
     "llama3_scaling",
     "read_rope",
@@ -114,21 +115,20 @@ def read_rope(f: Fields, head_dim: int, n_ctx_train: int, *, truncates: bool = T
         return Rope(dims, base, "dynamic", f.number("rope.scaling.dynamic_factor", high=1e6), n_ctx_train)
     if not f.has("rope.scaling.type") and f.has("rope.scale_linear"):
         scaling = "linear"
-    if scaling == "none":
-        return Rope(dims, base)
     factor = f.number("rope.scaling.factor", "rope.scale_linear", high=1e6, default=1.0)
-    attn_factor = f.number("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", high=1e6, default=1.0)
+    attn_factor = f.number("rope.scaling.attn_factor", high=1e6, default=1.0)
     if scaling == "linear":
         return Rope(dims, base, scaling, factor, attn_factor=attn_factor)
-    if scaling == "longrope":
-        original = f.integer("rope.scaling.original_context_length", high=2**27)
+    original = f.integer("rope.scaling.original_context_length", high=2**27, default=n_ctx_train)
+    if scaling in ("none", "longrope"):
         return Rope(dims, base, scaling, 1.0, original, attn_factor)
     if scaling == "yarn":
         if f.has("rope.scaling.yarn_ext_factor") and f.number("rope.scaling.yarn_ext_factor", low=-math.inf) not in (1.0, -1.0):
             raise UnsupportedError(f"{f.prefix}rope.scaling.yarn_ext_factor: only 1 is supported", path=f.path)
         fast = f.number("rope.scaling.yarn_beta_fast", high=1e6, default=32.0)
         slow = f.number("rope.scaling.yarn_beta_slow", high=1e6, default=1.0)
-        original = f.integer("rope.scaling.original_context_length", high=2**27, default=n_ctx_train)
+        if f.has("rope.scaling.yarn_attn_factor"):  # the whole factor of cos and sin
+            attn_factor = f.number("rope.scaling.yarn_attn_factor", high=1e6) / yarn_scale(factor)
         return Rope(dims, base, scaling, factor, original, attn_factor, fast, slow, truncates)
     raise UnsupportedError(
         f"{f.prefix}rope.scaling.type: none, linear, yarn or longrope expected, found {quoted(scaling)}", path=f.path
@@ -152,13 +152,22 @@ def hf_rope(config: Fields, kind: str = "full_attention") -> Fields:
     return Fields(merged, config.path)
 
 
+def hf_sections(config: Fields) -> list[int]:
+    """How many pairs go by each of the four coordinates of a picture, as GGUF has them; in texts all coordinates are the
+    position."""
+    sections = hf_rope(config).data.get("mrope_section")
+    if not isinstance(sections, list) or not 1 <= len(sections) <= 4 or not all(type(n) is int and n >= 0 for n in sections):
+        raise UnsupportedError("config.json: mrope_section with up to 4 counts expected", path=config.path)
+    return [*sections, 0, 0, 0][:4]
+
+
 def hf_rope_metadata(
     config: Fields, prefix: str, n_ctx_train: int, head_dim: int, *, truncates: bool = True
 ) -> Mapping[str, int | float | str]:
     """The `rope.*` keys of GGUF for a config.json, whose YaRN must do as `truncates` says."""
     rope = hf_rope(config)
     out: dict[str, int | float | str] = {}
-    kind = rope.text("rope_type", "type", default="default").lower()
+    kind = rope.text("rope_type", "type", default="default").lower().replace("mrope", "default")
     if kind in ("linear", "yarn"):
         factor = rope.number("factor", high=1e6)
         out |= {f"{prefix}rope.scaling.type": kind, f"{prefix}rope.scaling.factor": factor}

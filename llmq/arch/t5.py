@@ -21,7 +21,7 @@ from llmq.errors import UnsupportedError, quoted
 from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Param, Value
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "T5", "T5Params", "encoder_states"]
 
 MAX_BUCKETS, MAX_DISTANCE = 4096, 1 << 16
 GATES = {"gated-gelu": True, "relu": False}
@@ -64,19 +64,13 @@ class T5(Family):
 
     def build(self, g: Graph, hp: HParams) -> Value:
         assert isinstance(hp, T5Params)
-        table = g.w("token_embd.weight", (hp.n_vocab, hp.n_embd))
         slots = []
         with g.encoder():
-            x = g.embed(table)
-            biases = _biases(g, hp, "enc.blk", hp.n_layer, both=True)
-            for i in g.blocks(hp.n_layer, "enc.blk"):
-                x = _block(g, x, hp, biases[i], causal=False)
-                x = g.add(x, _feed(g, rms_norm(g, x, "ffn_norm", hp), hp))
-            x = rms_norm(g, x, "enc.output_norm", hp)
+            x = encoder_states(g, hp)
             for _ in g.blocks(hp.n_layer_decoder, "dec.blk"):
                 k, v = (g.linear(x, f"cross_attn_{name}", hp.n_head * hp.head_dim) for name in "kv")
                 slots.append(g.put(k, v, hp.n_head))
-        x = g.embed(table)
+        x = g.embed(g.w("token_embd.weight", (hp.n_vocab, hp.n_embd)))
         biases = _biases(g, hp, "dec.blk", hp.n_layer_decoder, both=False)
         for i in g.blocks(hp.n_layer_decoder, "dec.blk"):
             x = _block(g, x, hp, biases[i], causal=True)
@@ -101,19 +95,34 @@ class T5(Family):
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         n_embd = f.integer("hidden_size")
         scaled = f.flag("scale_decoder_outputs", default=f.flag("tie_word_embeddings", default=True))
-        out: dict[str, MetaValue] = {
-            "t5.attention.layer_norm_rms_epsilon": f.number("layer_norm_epsilon"),
-            "t5.attention.relative_buckets_count": f.integer("relative_attention_num_buckets"),
-            "t5.attention.relative_max_distance": f.integer("relative_attention_max_distance"),
+        return {
+            **self.hf_encoder(f),
             "t5.decoder_block_count": f.integer("num_decoder_layers", default=f.integer("num_hidden_layers")),
             "t5.decoder_start_token_id": f.integer("decoder_start_token_id", low=0, default=0),
             "t5.logit_scale": n_embd**-0.5 if scaled else 1.0,
-            "t5.vocab_size": f.integer("vocab_size"),
         }
-        return out
+
+    def hf_encoder(self, f: Fields) -> dict[str, MetaValue]:
+        """What the encoder alone needs."""
+        return {
+            f"{self.name}.attention.layer_norm_rms_epsilon": f.number("layer_norm_epsilon"),
+            f"{self.name}.attention.relative_buckets_count": f.integer("relative_attention_num_buckets"),
+            f"{self.name}.attention.relative_max_distance": f.integer("relative_attention_max_distance"),
+            f"{self.name}.vocab_size": f.integer("vocab_size"),
+        }
 
     def hf_drops(self, name: str, config: Mapping[str, object]) -> bool:
         return name.endswith(".embed_tokens.weight")  # `shared` again
+
+
+def encoder_states(g: Graph, hp: T5Params) -> Value:
+    """What the encoder makes of the batch's tokens."""
+    x = g.embed(g.w("token_embd.weight", (hp.n_vocab, hp.n_embd)))
+    biases = _biases(g, hp, "enc.blk", hp.n_layer, both=True)
+    for i in g.blocks(hp.n_layer, "enc.blk"):
+        x = _block(g, x, hp, biases[i], causal=False)
+        x = g.add(x, _feed(g, rms_norm(g, x, "ffn_norm", hp), hp))
+    return rms_norm(g, x, "enc.output_norm", hp)
 
 
 def _renamed(config: Mapping[str, object]) -> dict[str, object]:

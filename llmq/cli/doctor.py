@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         *(("kernel" if i == 0 else "", f"{slot:<24} {level}") for i, (slot, level) in enumerate(cpu["slots"].items())),
     ]
     if args.families:
-        listed = (f"{name:<12} {', '.join(types)}" for name, types in facts["families"].items())
+        listed = (f"{name:<15} {', '.join(types)}" for name, types in facts["families"].items())
         rows += [("family" if i == 0 else "", line) for i, line in enumerate(listed)]
         rows.append(("types", " ".join(facts["types"])))
     sys.stdout.writelines(f"{name:<11} {value}\n" for name, value in rows)

@@ -24,6 +24,7 @@ from llmq.formats.json_file import read_json, read_json_value
 from llmq.formats.packed import OrderedRows, PackedWeight, StackedRows, unpacked
 from llmq.formats.packed.mxfp4 import is_blocks, mxfp4_blocks, scales_of
 from llmq.formats.stored import StoredTensor
+from llmq.formats.text_part import text_config, text_tensors
 from llmq.formats.weights import open_folder_weights
 from llmq.quant.types import QuantType
 
@@ -69,11 +70,12 @@ def open_folder(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a Hugging Face folder. Tensors are read, converted and rearranged when asked for.
     Raises ModelFileError (UnsupportedArchError for a model_type of no family) and OSError."""
     folder = Path(path)
-    config = read_json(folder / "config.json", _MAX_CONFIG)
+    whole = read_json(folder / "config.json", _MAX_CONFIG)
+    config = text_config(whole)
     family = _family_of(config, folder)
     sources, stored = open_folder_weights(folder)
     try:
-        weights = unpacked(stored, _quantization(config, folder), folder)
+        weights = unpacked(text_tensors(stored, whole), _quantization(config, folder), folder)
         tensors = _gguf_tensors(weights, family, config, folder)
         metadata = _metadata(folder, config, family, tensors)
     except BaseException:
@@ -300,7 +302,8 @@ def _metadata(folder: Path, config: Mapping[str, Any], family: Family, tensors: 
         metadata[f"{family.name}.pooling_type"] = pooling
     metadata |= {"general.file_type": _FILE_TYPES[main.name], "general.quantization_version": _QUANTIZATION_VERSION}
     metadata |= _sampling_hints(folder)
-    return metadata | vocab_metadata(folder)
+    embeddings = tensors.get("token_embd.weight")
+    return metadata | vocab_metadata(folder, None if embeddings is None else embeddings.shape[0])
 
 
 def _pooling(folder: Path) -> int | None:

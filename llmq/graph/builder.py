@@ -76,12 +76,12 @@ class Graph:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The file's tensor of that name. FormatError when it is missing or has another shape; a matrix of one row may be a
-        vector."""
+        vector, and the other way round."""
         full = self._prefix + name
         found = self.tensors.get(full)
         if found is None:
             raise FormatError(f"no tensor {full!r}; the hyper-parameters ask for one of shape {shape}", path=self.path)
-        if found.shape not in (shape, shape[1:] if shape[:-1] == (1,) else shape):
+        if found.shape not in (shape, (1, *shape), shape[1:] if shape[:-1] == (1,) else shape):
             raise FormatError(
                 f"tensor {full!r}: the hyper-parameters ask for shape {shape}, the file has {found.shape}",
                 path=self.path,
@@ -135,11 +135,13 @@ class Graph:
         self.weights[param.id] = replace(weight, uses=weight.uses | {use})
         return param.id
 
-    def check_all_read(self, ignored: tuple[str, ...] = ()) -> None:
+    def check_all_read(self, ignored: tuple[str, ...] = (), skipped: tuple[str, ...] = ()) -> None:
         """UnsupportedError when the file has tensors that the graph did not declare: running without them would be another
-        model. `ignored` are endings of names that carry nothing."""
+        model. `ignored` are endings of names that carry nothing, `skipped` beginnings of what the model does without."""
         known = self._read | self._weight_ids.keys()
-        unread = [name for name in self.tensors if name not in known and not name.endswith(ignored)]
+        unread = [
+            name for name in self.tensors if name not in known and not (name.endswith(ignored) or name.startswith(skipped))
+        ]
         if unread:
             shown = ", ".join(quoted(name) for name in unread[:4]) + (f" and {len(unread) - 4} more" if len(unread) > 4 else "")
             raise UnsupportedError(f"tensors that this architecture does not know: {shown}", path=self.path)

@@ -28,14 +28,15 @@ _BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _SPACE = "\u2581"
 
 
-def vocab_metadata(folder: Path) -> dict[str, MetaValue]:
-    """Keys tokenizer.* for a model folder, its vocabulary padded to the `vocab_size` of config.json.
+def vocab_metadata(folder: Path, n_rows: int | None = None) -> dict[str, MetaValue]:
+    """Keys tokenizer.* for a model folder, its vocabulary padded to the `vocab_size` of config.json, or else to the n_rows of
+    its embeddings.
 
     Raises FormatError (broken or contradictory files), UnsupportedError (a pipeline that llmq does not know)."""
     for name in ("tokenizer.json", "tokenizer.model"):
         if (folder / name).exists():
             files = TokenizerFiles(folder / name)
-            return _metadata(files, files.n_vocab())
+            return _metadata(files, files.n_vocab() or n_rows)
     raise FormatError("neither tokenizer.json nor tokenizer.model is there, so there is no vocabulary", path=folder)
 
 

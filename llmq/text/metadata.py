@@ -24,8 +24,9 @@ __all__ = ["MODELS", "VocabMetadata"]
 
 log = logging.getLogger(__name__)
 
-MODELS = ("bert", "gpt2", "llama", "t5")
-"""Values of tokenizer.ggml.model: WordPiece, byte-level BPE, SentencePiece BPE, SentencePiece unigram."""
+MODELS = ("bert", "gpt2", "llama", "t5", "gemma4")
+"""Values of tokenizer.ggml.model: WordPiece, byte-level BPE, SentencePiece BPE, SentencePiece unigram; and the third with
+merges instead of scores and no space before a text."""
 
 _DEFAULT_IDS = {  # of files that do not say, as llama.cpp has them
     "llama": {"bos": 1, "eos": 2, "unknown": 0},
@@ -41,12 +42,13 @@ class VocabMetadata:
     def __init__(self, metadata: Mapping[str, MetaValue], path: str | os.PathLike[str] | None) -> None:
         self.metadata = metadata
         self.path = path
-        self.model = self.text("tokenizer.ggml.model") or ""
-        if not self.model:
+        self.kind = self.text("tokenizer.ggml.model") or ""
+        if not self.kind:
             raise self.error("tokenizer.ggml.model is missing: this file holds no vocabulary")
-        if self.model not in MODELS:
+        if self.kind not in MODELS:
             known = ", ".join(MODELS)
-            raise UnsupportedError(f"tokenizer.ggml.model is {quoted(self.model)}; supported: {known}", path=path)
+            raise UnsupportedError(f"tokenizer.ggml.model is {quoted(self.kind)}; supported: {known}", path=path)
+        self.model = "llama" if self.kind == "gemma4" else self.kind
         self.pre = self._pre() if self.model == "gpt2" else ""
         other = {"nfc": False, "ignore_merges": False, "add_bos": self.model != "t5", "add_sep": self.model == "bert"}
         self.usual = _text.pre_tokenizers().get(self.pre, other)
@@ -125,7 +127,7 @@ class VocabMetadata:
         n = len(self.tokens)
         value = self.metadata.get(key)
         if value is None:
-            default = _DEFAULT_IDS.get(self.model, {}).get(name)
+            default = _DEFAULT_IDS.get(self.kind, {}).get(name)
             return default if default is not None and default < n else None
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise self.error(f"{key} must be a token id, not {quoted(value)}")

@@ -48,7 +48,7 @@ class Tokenizer:
         self.add_bos = read.flag("ggml.add_bos_token", read.usual["add_bos"]) and self.bos_id is not None
         self.add_eos = read.flag("ggml.add_eos_token", self.model == "t5") and self.eos_id is not None
         self.add_sep = read.flag("ggml.add_sep_token", read.usual["add_sep"]) and self.sep_id is not None
-        space_prefix = spm and read.flag("ggml.add_space_prefix", self.model == "llama")
+        space_prefix = spm and read.flag("ggml.add_space_prefix", read.kind == "llama")
         self.leading_space = bert or space_prefix
         lower = bert and read.flag("ggml.normalizer.lowercase", True)
         chosen = {
@@ -60,7 +60,7 @@ class Tokenizer:
             _LOWER_CASE: lower,
             _STRIP_ACCENTS: bert and read.flag("ggml.normalizer.strip_accents", lower),
         }
-        scores = read.scores() if spm else None
+        scores = read.scores() if spm and read.kind != "gemma4" else None
         merges = read.strings("merges") if self.model in ("gpt2", "llama") else []
         if spm and scores is None and not merges:
             raise read.error("tokenizer.ggml.scores is missing: a SentencePiece vocabulary needs them")

@@ -48,7 +48,16 @@ DEEPSEEK: dict[str, Any] = {
     "v_head_dim": 20, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 2, "moe_intermediate_size": 40,
     "first_k_dense_replace": 1,
 }  # fmt: skip
-CONTEXTS = {"phi3-short": 40, "llama-dynamic": 37}
+ERNIE_EXPERTS: dict[str, Any] = {
+    "moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 24, "moe_layer_start_index": 1, "moe_layer_end_index": 2,
+    "num_hidden_layers": 3, "head_dim": 16,
+}  # fmt: skip
+SIGMOID_EXPERTS: dict[str, Any] = {
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 2,
+    "first_k_dense_replace": 1, "head_dim": 24, "norm_topk_prob": True, "routed_scaling_factor": 1.7, "num_hidden_layers": 3,
+}  # fmt: skip
+HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}}
+CONTEXTS = {"ministral3": 40, "phi3-short": 40, "llama-dynamic": 37}
 # what a context of that length is built for is what transformers does for a sequence that fills it
 ONLY = {"phi3-long": LENGTHS[:2], "llama-dynamic": LENGTHS[:1]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -269,9 +278,143 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "glm": ("GlmConfig", {"head_dim": 16, "rms_norm_eps": 1e-5, "pad_token_id": 0}),
+    "glm4": ("Glm4Config", {"head_dim": 16, "pad_token_id": 0, **HALF_ROTARY}),
+    "glm4-plain": (
+        "Glm4Config",
+        {"head_dim": 24, "attention_bias": False, "num_key_value_heads": 4, "pad_token_id": 0, **HALF_ROTARY},
+    ),
+    "seed-oss": ("SeedOssConfig", {"head_dim": 24}),
+    "seed-oss-plain": (
+        "SeedOssConfig",
+        {"head_dim": 16, "attention_bias": False, "attention_out_bias": False, "tie_word_embeddings": True},
+    ),
+    "exaone": ("ExaoneConfig", {}),
+    "exaone-llama3": (
+        "ExaoneConfig",
+        {"tie_word_embeddings": True, "num_key_value_heads": 4}
+        | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16),
+    ),
+    "glm4moe-lite": (
+        "Glm4MoeLiteConfig",
+        {k: v for k, v in DEEPSEEK.items() if k != "first_k_dense_replace"} | {"n_group": 1, "topk_group": 1},
+    ),
+    "exaone4": ("Exaone4Config", {"sliding_window": None, "layer_types": ["full_attention"] * 2, "tie_word_embeddings": True}),
+    "exaone4-windows": (
+        "Exaone4Config",
+        {"sliding_window": 7, "num_hidden_layers": 5, "layer_types": None}
+        | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16),
+    ),
+    "olmo3": (
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 7,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "rope_theta": 100.0,
+                    "original_max_position_embeddings": 16,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+        },
+    ),
+    "olmo": ("OlmoConfig", {}),
+    "olmo-gqa-tied": ("OlmoConfig", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "nemotron": ("NemotronConfig", {"head_dim": 16, "norm_eps": 1e-5, **HALF_ROTARY}),
+    "nemotron-biases": ("NemotronConfig", {"head_dim": 16, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4}),
+    "arcee": ("ArceeConfig", {"head_dim": 16}),
+    "arcee-yarn": ("ArceeConfig", {"head_dim": 24, "tie_word_embeddings": True, **YARN}),
+    "ernie45": ("Ernie4_5Config", {"head_dim": 24, "tie_word_embeddings": True}),
+    "ernie45-biases": ("Ernie4_5Config", {"head_dim": 16, "use_bias": True}),
+    "ernie45moe": ("Ernie4_5_MoeConfig", ERNIE_EXPERTS),
+    "ernie45moe-plain": (
+        "Ernie4_5_MoeConfig",
+        ERNIE_EXPERTS | {"moe_num_shared_experts": 0, "moe_layer_start_index": 0, "tie_word_embeddings": True},
+    ),
+    "glm4moe": ("Glm4MoeConfig", SIGMOID_EXPERTS | {"use_qk_norm": True, "attention_bias": True}),
+    "glm4moe-groups": ("Glm4MoeConfig", SIGMOID_EXPERTS | {"n_group": 4, "topk_group": 2, "norm_topk_prob": False}),
+    "dots1": ("Dots1Config", SIGMOID_EXPERTS | {"num_key_value_heads": 4, "head_dim": 16, "sliding_window": None}),
+    "dots1-groups": (
+        "Dots1Config",
+        SIGMOID_EXPERTS | {"n_group": 2, "topk_group": 1, "sliding_window": None, "n_shared_experts": 1},
+    ),
+    "minimax-m2": ("MiniMaxM2Config", {"head_dim": 24, "num_local_experts": 8, "num_experts_per_tok": 3, **HALF_ROTARY}),
+    "hunyuan": ("HunYuanDenseV1Config", {"head_dim": 24}),
+    "hunyuan-biases": ("HunYuanDenseV1Config", {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "starcoder": (
+        "GPTBigCodeConfig",
+        {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 64, "tie_word_embeddings": True},
+    ),
+    "starcoder-inner": ("GPTBigCodeConfig", {"n_embd": 48, "n_head": 3, "n_layer": 3, "n_positions": 40, "n_inner": 80}),
+    "ministral": (
+        "MinistralConfig",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 7,
+            "head_dim": 24,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
+    ),
+    "ministral3": (
+        "Ministral3Config",
+        {"head_dim": 24, "max_position_embeddings": 160}
+        | rope(
+            "yarn", factor=4.0, original_max_position_embeddings=40, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1
+        ),
+    ),
+    "internlm3": ("InternLM3Config", {"head_dim": 24, "attention_bias": True, "mlp_bias": True}),
+    "granitemoe-shared": (
+        "GraniteMoeSharedConfig",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 40, "attention_multiplier": 0.3},
+    ),
+    "phi-usual": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5, "intermediate_size": 256}),
 }
 
 
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 2, 2]}}
+# llama.cpp gives pairs that the coordinates in turn leave over no position
+INTERLEAVED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [3, 3, 2]}}
+WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # name: (class of the configuration, the language model's, that of the rest), of which tokens of text are the golden
+    "gemma3-pictures": (
+        "Gemma3Config",
+        {"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 24},
+        {"vision_config": VISION | {"num_hidden_layers": 1}, "mm_tokens_per_image": 4},
+    ),
+    "mistral3-pictures": (
+        "Mistral3Config",
+        {"model_type": "mistral", "head_dim": 24, "sliding_window": None},
+        {"vision_config": VISION | {"model_type": "pixtral", "num_hidden_layers": 1}},
+    ),
+    "qwen2-vl": ("Qwen2VLConfig", MROPE, {"vision_config": {"depth": 1, "embed_dim": 16, "hidden_size": 64, "num_heads": 2}}),
+    "qwen25-vl": ("Qwen2_5_VLConfig", MROPE | {"tie_word_embeddings": True}, {"vision_config": QWEN_VISION}),
+    "qwen3-vl": (
+        "Qwen3VLConfig",
+        INTERLEAVED | {"head_dim": 16},
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
+    "qwen3-vl-moe": (
+        "Qwen3VLMoeConfig",
+        INTERLEAVED | QWEN_EXPERTS | {"head_dim": 16},
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
+}
+
+
+T5: dict[str, Any] = {
+    "vocab_size": 71, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
+}  # fmt: skip
 TINY_BERT = {**SMALL, "num_key_value_heads": None, "max_position_embeddings": 48}
 ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     # name: (class of the configuration, class of the model, what differs from TINY_BERT)
@@ -281,6 +424,39 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert-labels": ("BertConfig", "BertForSequenceClassification", {"num_labels": 3}),
     "roberta": ("RobertaConfig", "RobertaModel", {"type_vocab_size": 1}),
     "xlm-roberta-rank": ("XLMRobertaConfig", "XLMRobertaForSequenceClassification", {"num_labels": 1, "type_vocab_size": 1}),
+    "distilbert": ("DistilBertConfig", "DistilBertModel", {"dim": 64, "hidden_dim": 96, "n_layers": 2, "n_heads": 4}),
+    "modernbert": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {"num_hidden_layers": 5, "local_attention": 8, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+    "modernbert-every": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {
+            "num_hidden_layers": 4,
+            "local_attention": 6,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "norm_bias": True,
+            "pad_token_id": 0,
+        },
+    ),
+    "embedding-gemma": (
+        "Gemma3TextConfig",
+        "Gemma3TextModel",
+        {
+            "num_hidden_layers": 7,
+            "num_key_value_heads": 1,
+            "head_dim": 24,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 16,
+            "use_bidirectional_attention": True,
+        },
+    ),
+    "t5-encoder": ("T5Config", "T5EncoderModel", T5 | {"num_key_value_heads": None}),
+    "umt5-encoder": ("UMT5Config", "UMT5EncoderModel", T5 | {"feed_forward_proj": "gated-gelu"}),
     "nomic-bert": (
         "NomicBertConfig",
         "NomicBertModel",
@@ -289,9 +465,6 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-T5: dict[str, Any] = {
-    "vocab_size": 71, "d_model": 64, "d_kv": 12, "d_ff": 96, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
-}  # fmt: skip
 SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5Config", {}),
     "t5-gated": (
@@ -345,9 +518,10 @@ def make_encoder(name: str) -> None:
     rng = np.random.RandomState(6)
     for n, length in enumerate(LENGTHS):
         tokens = rng.randint(3, config.vocab_size, length).astype(np.int32)
-        second = length // 2 if scores and config.type_vocab_size > 1 else length  # where the tokens of type 1 begin
-        types = (np.arange(length) >= second).astype(np.int32)
-        given = {"input_ids": torch.from_numpy(tokens).long()[None], "token_type_ids": torch.from_numpy(types).long()[None]}
+        two = scores and config.type_vocab_size > 1
+        types = (np.arange(length) >= (length // 2 if two else length)).astype(np.int32)  # where the tokens of type 1 begin
+        given = {"input_ids": torch.from_numpy(tokens).long()[None]}
+        given |= {"token_type_ids": torch.from_numpy(types).long()[None]} if two else {}
         with torch.no_grad():
             out = model(**given)
         arrays |= {f"tokens{n}": tokens, f"logits{n}": (out.logits if scores else out.last_hidden_state[0]).numpy()}
@@ -365,16 +539,25 @@ def save(name: str, config: Any, shapes: Any, arrays: dict[str, np.ndarray], **m
     print(f"{name}: outputs of deviation {first.std():.2f}, largest {abs(last).max():.2f}")  # noqa: T201 - a tool
 
 
+def make_with_pictures(name: str) -> None:
+    cls, changes, rest = WITH_PICTURES[name]
+    config = getattr(transformers, cls)(text_config={**SMALL, **changes}, **rest)
+    make_logits(name, config, transformers.AutoModelForImageTextToText)
+
+
 def make(name: str) -> None:
     cls, changes = CASES[name]
     # a configuration with its own names for the widths (n_embd, d_model, …) gets none of SMALL's but the vocabulary
     small = {"vocab_size": SMALL["vocab_size"]} if {"n_layer", "n_layers"} & changes.keys() else SMALL
-    config = getattr(transformers, cls)(**{**small, **changes})
-    model, stored, shapes = seeded(name, transformers.AutoModelForCausalLM.from_config(config))
+    make_logits(name, getattr(transformers, cls)(**{**small, **changes}), transformers.AutoModelForCausalLM)
+
+
+def make_logits(name: str, config: Any, auto: Any) -> None:
+    model, stored, shapes = seeded(name, auto.from_config(config))
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(5)
     for n, length in enumerate(ONLY.get(name, LENGTHS)):
-        tokens = rng.randint(0, config.vocab_size, length).astype(np.int32)
+        tokens = rng.randint(0, SMALL["vocab_size"], length).astype(np.int32)
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()
         arrays |= {f"tokens{n}": tokens, f"logits{n}": logits.astype(np.float32)}
@@ -383,7 +566,8 @@ def make(name: str) -> None:
 
 if __name__ == "__main__":
     wanted = tuple(sys.argv[1:]) or ("",)
-    for cases, maker in ((CASES, make), (ENCODERS, make_encoder), (SEQ2SEQ, make_seq2seq)):
+    makers = ((CASES, make), (WITH_PICTURES, make_with_pictures), (ENCODERS, make_encoder), (SEQ2SEQ, make_seq2seq))
+    for cases, maker in makers:
         for case in cases:
             if case.startswith(wanted):
                 maker(case)

@@ -24,6 +24,7 @@ LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
     "bert-labels": ONE_TYPE,
     "bert-rank": ONE_TYPE,
     "deepseek2-groups": "ranks groups by their best two experts, as DeepSeek-V3 does and V2 does not",
+    "exaone4-windows": "has windows in models of 64 blocks alone",
     "gemma2": SCALE,
     "gemma2-uncapped": "always caps",
     "gemma3": SCALE,
@@ -31,6 +32,7 @@ LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
     "gptoss": "rounds YaRN's range of columns, and takes beta_fast and beta_slow from its caller, not from the file",
     "llama-dynamic": "knows no dynamic scaling",
     "llama-yarn-betas": "takes beta_fast and beta_slow from its caller, not from the file",
+    "ministral": WINDOW,
     "mistral-window": WINDOW,
     "mixtral-window": WINDOW,
     "phi3": WINDOW,
@@ -103,7 +105,8 @@ def low_level(path: Path, kind: str, tokens: np.ndarray, source: np.ndarray | No
     context = lib.llama_init_from_model(model, params)
     if source is not None and lib.llama_encode(context, batch(source)):
         raise RuntimeError(f"{path.stem}: llama_encode failed")
-    if lib.llama_decode(context, batch(tokens)):
+    run = lib.llama_encode if lib.llama_model_has_encoder(model) and source is None else lib.llama_decode
+    if run(context, batch(tokens)):
         raise RuntimeError(f"{path.stem}: llama_decode failed")
     if kind == "scores":
         return np.ctypeslib.as_array(lib.llama_get_embeddings_seq(context, 0), shape[1:]).copy()[None]
