@@ -192,9 +192,9 @@ def bench(
     peer_python: the interpreter of an environment that has llama-cpp-python; its runs alternate with ours on the same file.
     Raises what `load` raises, ValueError for counts below 1 (n_prompt or n_gen may be 0 to leave that test out)."""
     if min(n_prompt, n_gen, depth) < 0 or repetitions < 1 or n_prompt + n_gen == 0:
-        raise ValueError("bench: n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
+        raise ValueError("n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
     if sequences < 1 or (sequences > 1 and depth > 0):
-        raise ValueError("bench: sequences from 1 expected, and no depth with more than one")
+        raise ValueError("sequences from 1 expected, and no depth with more than one")
     threads = n_threads or usable_cores()
     n_ctx = max(n_prompt, max(1, depth) + n_gen) + 8
     peer = None if peer_python is None else Peer(model, n_ctx, threads, peer_python, sequences)

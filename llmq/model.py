@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import reprlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -505,7 +506,12 @@ class LLM:
 
     def tokens(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain integers; ValueError unless the vocabulary has all of them."""
-        tokens = [int(i) for i in np.asarray(ids, np.int64).tolist()] if len(ids) else []
+        if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
+            raise TypeError(f"token ids expected, found {type(ids).__name__}")
+        found = np.asarray(ids) if len(ids) else np.empty(0, np.int64)
+        if found.ndim != 1 or found.dtype.kind not in "iu":
+            raise TypeError(f"a sequence of whole numbers expected as token ids, found {reprlib.repr(ids)}")
+        tokens: list[int] = found.tolist()
         bad = next((i for i in tokens if not 0 <= i < self.n_vocab), None)
         if bad is not None:
             raise ValueError(f"token ids 0..{self.n_vocab - 1} expected, found {bad}")
@@ -517,7 +523,7 @@ class LLM:
             if self.tokenizer.add_eos and tokens[-1:] == [self.tokenizer.eos_id] and self.decoder_start is None:
                 tokens.pop()  # the text goes on
         else:
-            if len(prompt) and isinstance(prompt[0], str):
+            if isinstance(prompt, list | tuple) and any(isinstance(part, str) for part in prompt):
                 raise TypeError("prompt: a text or token ids expected, found a sequence of texts; use generate_batch")
             tokens = self.tokens(prompt)
         if not tokens:

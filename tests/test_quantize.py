@@ -157,6 +157,13 @@ def test_storyteller_in_every_recipe(tmp_path: Path) -> None:
     }
 
 
+def test_a_type_for_no_tensor_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    types = {"attn_k": "Q8_0", "atn_q": "Q8_0"}
+    quantize_model(STORYTELLER, tmp_path / "dst.gguf", "Q4_0", tensor_types=types, dry_run=True)
+    (message,) = caplog.messages
+    assert message.startswith("atn_q=Q8_0: no matrix")
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     report = quantize_model(STORYTELLER, tmp_path / "a" / "x.gguf", "Q8_0", dry_run=True)
     assert list(tmp_path.iterdir()) == [] and report.dry_run
