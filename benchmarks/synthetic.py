@@ -34,6 +34,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
+    "2m": Shape(2, 256, 512, 4, 2, vocab=4_096),  # to try things
     "58m": Shape(8, 512, 1536, 8, 8),
     "300m": Shape(24, 896, 2304, 14, 2),
     "1.1b": Shape(22, 2048, 5632, 32, 4),  # TinyLlama
