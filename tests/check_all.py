@@ -129,9 +129,9 @@ def wheel(tree: Path) -> None:
 
 @check
 def fuzz(tree: Path) -> None:
-    """Mutated GGUF, safetensors, tokenizer and template inputs, some minutes in all."""
+    """Mutated GGUF, safetensors, tokenizer and template inputs, some minutes in all; LLMQ_FUZZ_SECONDS for each."""
     build(tree)
-    pytest(tree, "tests", "-k", "fuzz", LLMQ_FUZZ_SECONDS="120")
+    pytest(tree, "tests", "-k", "fuzz", LLMQ_FUZZ_SECONDS=os.environ.get("LLMQ_FUZZ_SECONDS", "120"))
 
 
 def main(names: list[str]) -> int:
