@@ -116,7 +116,7 @@ PIECES = ["{%", "%}", "{{", "}}", "{#", "#}", "-", " ", "\n", "for m in messages
 PIECES += ["x", "m", "messages", "loop.index", "loop", "namespace(a=1)", "raise_exception('a')", "range(9999999)", "|", "trim"]
 PIECES += ["tojson", "join", "(", ")", "[", "]", "'a'", '"', ".", "role", "content", "__class__", "+", "*", "**", "%"]
 PIECES += ["9" * 9, "~", "\ud800", "macro f()", "endmacro"]
-PIECES += [ "f()", "in", "not", "is defined", "format(9)", "center(99999999)", "{}", "\0"]
+PIECES += ["f()", "in", "not", "is defined", "format(9)", "center(99999999)", "{}", "\0"]
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
