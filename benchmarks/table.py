@@ -8,7 +8,7 @@ that fails leaves its message in the last column. Runs of both sides alternate a
 1, llmq is better. "met" says whether a target is reached, or why it cannot be said here.
 
 Models are made once in the folder, with random weights in the shapes of TinyLlama 1.1B. With all peers the table takes about
-half an hour on two cores, and 10 GB of disk.
+half an hour on two cores, and 16 GB of disk.
 """
 
 from __future__ import annotations
