@@ -284,6 +284,24 @@ def test_every_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert failed >= 20
 
 
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_a_failing_disk_is_told_with_the_name_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(first: object, *more: object, **options: object) -> int:
+        if call == "open" and not str(first).endswith(".tmp"):
+            return real(first, *more, **options)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), first)
+
+    real = getattr(os, call)
+    monkeypatch.setattr(atomic.AtomicFile, "_can_stay_unnamed", lambda _: False)
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="Read-only") as caught, atomic.AtomicFile(tmp_path / "x.gguf") as file:
+        file.write(b"x")
+    assert caught.value.filename == str(tmp_path / "x.gguf")
+    assert not list(tmp_path.iterdir())
+
+
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = small_model(tmp_path / "src.gguf")
     quantize_model(src, tmp_path / "a.gguf", "Q8_0")
