@@ -16,7 +16,7 @@ __all__ = ["read_json", "read_json_value", "strict_json"]
 
 _MAX_FILE = 256 << 20
 _MAX_DEPTH = 64
-_BEGIN = re.compile(rb'[ \t\r\n]*[{["\-0-9tfnNI]')
+_BEGIN = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*[{["\-0-9tfnNI]')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
