@@ -111,6 +111,7 @@ class BuildLlmq(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             isa = Path(source).stem.split("_")[0] if Path(source).parent.name == "isa" else ""
             extra = os.environ.get("LLMQ_CFLAGS", "").split()
+            extra += os.environ.get("LLMQ_BODY_CFLAGS", "").split() if isa else []
             flags = [*CFLAGS, *WARNINGS, *strict, *self.defines, *ISA_FLAGS.get(isa, []), *extra]
             include = ["-Icsrc", f"-I{self.made}"]
             command = [*self.compiler.compiler_so, *flags, *include, "-c", source, "-o", str(target)]

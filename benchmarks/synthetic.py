@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmq.formats import open_checkpoint
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.quant.types import QuantType
 
@@ -33,6 +34,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
+    "2m": Shape(2, 256, 512, 4, 2, vocab=4_096),  # to try things
     "58m": Shape(8, 512, 1536, 8, 8),
     "300m": Shape(24, 896, 2304, 14, 2),
     "1.1b": Shape(22, 2048, 5632, 32, 4),  # TinyLlama
@@ -62,7 +64,17 @@ def vocabulary(n: int) -> dict[str, object]:
     }
 
 
-def write_model(shape: str, path: Path, context: int = 2048) -> None:
+def byte_level_vocabulary(n: int) -> dict[str, object]:
+    """That of models/storyteller, filled up with tokens that stand in no text: for programs that know no SentencePiece."""
+    with open_checkpoint(Path(__file__).parent.parent / "models" / "storyteller") as model:
+        out = {key: value for key, value in model.metadata.items() if key.startswith("tokenizer.")}
+    tokens, types = list(out["tokenizer.ggml.tokens"]), list(out["tokenizer.ggml.token_type"])  # type: ignore[arg-type]
+    out["tokenizer.ggml.tokens"] = tokens + [f"<filler {i}>" for i in range(len(tokens), n)]
+    out["tokenizer.ggml.token_type"] = np.array(types + [5] * (n - len(types)), np.int32)
+    return out
+
+
+def write_model(shape: str, path: Path, context: int = 2048, *, byte_level: bool = False) -> None:
     """An F16 llama of SHAPES[shape]; raises KeyError for an unknown shape."""
     layers, width, hidden, heads, kv_heads, vocab, experts, used = SHAPES[shape]
     head = width // heads
@@ -99,7 +111,7 @@ def write_model(shape: str, path: Path, context: int = 2048) -> None:
         "llama.rope.freq_base": 10_000.0,
         "llama.vocab_size": vocab,
         **({"llama.expert_count": experts, "llama.expert_used_count": used} if experts else {}),
-        **vocabulary(vocab),
+        **(byte_level_vocabulary if byte_level else vocabulary)(vocab),
     }
     random = np.random.default_rng(1)
     path.parent.mkdir(parents=True, exist_ok=True)

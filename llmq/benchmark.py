@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -125,13 +126,24 @@ def memory_bandwidth(n_threads: int, *, size: int = 256 << 20, repetitions: int 
 
 
 class Peer:
-    """llama-cpp-python on the same file, in a process of its own. `python` is the interpreter it is installed for."""
+    """llama-cpp-python on the same file, in a process of its own, or what another script runs that keeps the protocol of
+    benchmark_peer.py. `python` is the interpreter it is installed for, `more` are further arguments of the script."""
 
     def __init__(
-        self, model: str | os.PathLike[str], n_ctx: int, n_threads: int, python: str = sys.executable, sequences: int = 1
+        self,
+        model: str | os.PathLike[str],
+        n_ctx: int,
+        n_threads: int,
+        python: str = sys.executable,
+        sequences: int = 1,
+        *,
+        name: str = "llama-cpp-python",
+        script: Path = PEER_SCRIPT,
+        more: Sequence[str] = (),
     ) -> None:
+        self.name = name
         # -I: not from the script's own folder, whose modules have names of the standard library (tokenize, inspect)
-        command = [python, "-I", os.fspath(PEER_SCRIPT), os.fspath(model), str(n_ctx), str(n_threads), str(sequences)]
+        command = [python, "-I", os.fspath(script), os.fspath(model), str(n_ctx), str(n_threads), str(sequences), *more]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
@@ -143,17 +155,18 @@ class Peer:
             raise
 
     def ask(self, request: object) -> float:
-        """Seconds that a request of benchmark_peer.py took; None waits for the model to be loaded."""
+        """The answer to a request of benchmark_peer.py, mostly seconds; None waits for the model to be loaded."""
         assert self._process.stdin is not None and self._process.stdout is not None
         if request is not None:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it ended; its last words follow
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
             self._errors.seek(0)
             last = self._errors.read().strip().splitlines()[-1:]
-            raise LlmqError(f"llama-cpp-python could not run this model: {last[0] if last else 'it gave no message'}")
+            raise LlmqError(f"{self.name} could not run this model: {last[0] if last else 'it gave no message'}")
         return float(json.loads(line))
 
     def prompt(self, tokens: list[int]) -> float:
@@ -167,6 +180,12 @@ class Peer:
     def write_together(self, sequences: int, n: int) -> float:
         """Tokens per second, all in all, of writing n tokens to each of so many sequences."""
         return sequences * n / self.ask({"sequences": sequences, "write": n})
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._process.kill()
@@ -192,9 +211,9 @@ def bench(
     peer_python: the interpreter of an environment that has llama-cpp-python; its runs alternate with ours on the same file.
     Raises what `load` raises, ValueError for counts below 1 (n_prompt or n_gen may be 0 to leave that test out)."""
     if min(n_prompt, n_gen, depth) < 0 or repetitions < 1 or n_prompt + n_gen == 0:
-        raise ValueError("bench: n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
+        raise ValueError("n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
     if sequences < 1 or (sequences > 1 and depth > 0):
-        raise ValueError("bench: sequences from 1 expected, and no depth with more than one")
+        raise ValueError("sequences from 1 expected, and no depth with more than one")
     threads = n_threads or usable_cores()
     n_ctx = max(n_prompt, max(1, depth) + n_gen) + 8
     peer = None if peer_python is None else Peer(model, n_ctx, threads, peer_python, sequences)

@@ -2,12 +2,13 @@
 
 Arguments: model, context, threads, sequences. Prints the seconds that loading and reading one token took; then answers each
 JSON line of standard input, {"prompt": ids}, {"depth": ids, "write": n}, {"sequences": count, "write": n} or
-{"quantize": [source, destination, type]}, with the seconds it took.
+{"quantize": [source, destination, type]}, with the seconds it took, and {"peak": true} with the most bytes of memory so far.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from typing import Any
@@ -49,6 +50,15 @@ def quantize(source: str, destination: str, type_: str, n_threads: int) -> None:
         raise RuntimeError("llama_model_quantize failed")
 
 
+def peak_bytes() -> int:
+    """The most memory that this program has held. Not what getrusage says on Linux: that begins with what the caller held."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main() -> None:
     from llama_cpp import Llama  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
@@ -63,6 +73,10 @@ def main() -> None:
     sys.stdout.flush()
     for line in sys.stdin:
         request = json.loads(line)
+        if "peak" in request:
+            sys.stdout.write(f"{peak_bytes()}\n")
+            sys.stdout.flush()
+            continue
         model.reset()
         start = time.perf_counter()
         if "prompt" in request:

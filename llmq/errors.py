@@ -129,7 +129,8 @@ class OutOfMemoryError(LlmqError, MemoryError):
     """More memory is needed than there is: `required` and `available` in bytes."""
 
     def __init__(self, message: str, *, required: int, available: int) -> None:
-        super().__init__(f"{message}: {required / 2**20:.0f} MiB needed, {available / 2**20:.0f} MiB available")
+        scale, unit = (2**20, "MiB") if min(required, available) >= 2**20 else (2**10, "KiB")
+        super().__init__(f"{message}: {required / scale:.0f} {unit} needed, {available / scale:.0f} {unit} available")
         self.required = required
         self.available = available
 

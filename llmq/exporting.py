@@ -79,7 +79,8 @@ def export_model(
         raise ValueError(f"dtype is {dtype!r}; expected AUTO, {', '.join(_DTYPES)}")
     target = Path(os.path.abspath(folder))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(17, "the folder exists and is not empty", str(folder))
+        found = "the folder exists and is not empty" if target.is_dir() else "a file has the name of the folder to be written"
+        raise FileExistsError(17, found, str(folder))
     target.parent.mkdir(parents=True, exist_ok=True)
     with open_checkpoint(src) as model:
         plan = _Plan(model)

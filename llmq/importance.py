@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -41,6 +42,8 @@ def imatrix(
     Cancelled. Raises ModelFileError and OSError, and ValueError for a text of less than a chunk and for values out of range."""
     if max_chunks is not None and max_chunks < 1:
         raise ValueError(f"max_chunks: at least 1 expected, found {max_chunks}")
+    if os.path.isdir(out):  # before the work
+        raise IsADirectoryError(errno.EISDIR, "the destination is a folder; give the name of a file", os.fspath(out))
     with open_checkpoint(model) as checkpoint:
         tape = build_tape(checkpoint)
         if not 2 <= n_ctx <= tape.n_ctx_train:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import os
+import reprlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,13 +25,13 @@ from llmq.sampling import Sampling, accepts_aliases
 from llmq.session import Generation, Overflow, Scheduler, fit_prompt, fit_source
 from llmq.text.detokenizer import Detokenizer
 from llmq.text.stops import StopStrings
-from llmq.text.template import ChatTemplate, chat_template_of
 from llmq.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llmq.embedding import Pooling
     from llmq.graph.tape import Tape
     from llmq.perplexity import Perplexity
+    from llmq.text.template import ChatTemplate
 
 __all__ = ["LLM", "Message", "Progress", "Prompt", "Stream", "load"]
 
@@ -89,7 +89,7 @@ def load(
         context = n_ctx or tape.n_ctx_train
         if context > tape.n_ctx_train:
             log.warning("n_ctx %d is more than the %d tokens the model was trained with", context, tape.n_ctx_train)
-        template = None if chat_template is None else chat_template_of(tokenizer, chat_template)
+        template = None if chat_template is None else _template_of(tokenizer, chat_template)
         runner: Engine
         threads = n_threads or usable_cores() if engine == "native" else 1
         if engine == "reference":
@@ -317,6 +317,8 @@ class LLM:
         self, prompt: Prompt, sampling: Sampling | None = None, *, overflow: Overflow = "error", **overrides: Any
     ) -> Completion:
         """`generate` for asyncio. Cancelling the task stops the generation."""
+        import asyncio  # noqa: PLC0415 - takes longer to import than a small model to load, as Jinja does
+
         generations = self._submit(prompt, self._sampling(sampling, overrides), overflow, threading.Event())
         try:
             return await asyncio.to_thread(self._collect, generations)
@@ -329,6 +331,8 @@ class LLM:
         self, prompt: Prompt, sampling: Sampling | None = None, *, overflow: Overflow = "error", **overrides: Any
     ) -> AsyncIterator[Chunk]:
         """`stream` for asyncio: an asynchronous iterator of `Chunk`."""
+        import asyncio  # noqa: PLC0415
+
         with self.stream(prompt, sampling, overflow=overflow, **overrides) as stream:
             while (chunk := await asyncio.to_thread(next, stream, None)) is not None:
                 yield chunk
@@ -415,7 +419,7 @@ class LLM:
     def render(self, messages: Sequence[Message]) -> str:
         """The text that the chat template makes of `messages`, up to where the assistant's turn begins."""
         if self._template is None:
-            self._template = chat_template_of(self.tokenizer)
+            self._template = _template_of(self.tokenizer)
         return self._template.render(messages)
 
     def explain(self) -> str:
@@ -505,7 +509,12 @@ class LLM:
 
     def tokens(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain integers; ValueError unless the vocabulary has all of them."""
-        tokens = [int(i) for i in np.asarray(ids, np.int64).tolist()] if len(ids) else []
+        if isinstance(ids, str | bytes) or not hasattr(ids, "__len__"):
+            raise TypeError(f"token ids expected, found {type(ids).__name__}")
+        found = np.asarray(ids) if len(ids) else np.empty(0, np.int64)
+        if found.ndim != 1 or found.dtype.kind not in "iu":
+            raise TypeError(f"a sequence of whole numbers expected as token ids, found {reprlib.repr(ids)}")
+        tokens: list[int] = found.tolist()
         bad = next((i for i in tokens if not 0 <= i < self.n_vocab), None)
         if bad is not None:
             raise ValueError(f"token ids 0..{self.n_vocab - 1} expected, found {bad}")
@@ -517,7 +526,7 @@ class LLM:
             if self.tokenizer.add_eos and tokens[-1:] == [self.tokenizer.eos_id] and self.decoder_start is None:
                 tokens.pop()  # the text goes on
         else:
-            if len(prompt) and isinstance(prompt[0], str):
+            if isinstance(prompt, list | tuple) and any(isinstance(part, str) for part in prompt):
                 raise TypeError("prompt: a text or token ids expected, found a sequence of texts; use generate_batch")
             tokens = self.tokens(prompt)
         if not tokens:
@@ -597,6 +606,12 @@ class LLM:
                 raise Cancelled("the generation was cancelled")
             done.append(Completion(g.text, tuple(g.tokens), g.finish, g.logprobs(), g.usage(), g.timings(), g.seed))
         return dataclasses.replace(done[0], others=tuple(done[1:]))
+
+
+def _template_of(tokenizer: Tokenizer, chosen: str | None = None) -> ChatTemplate:
+    from llmq.text.template import chat_template_of  # noqa: PLC0415
+
+    return chat_template_of(tokenizer, chosen)
 
 
 def _any_done(generations: list[Generation]) -> bool:

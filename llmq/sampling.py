@@ -7,6 +7,7 @@ import difflib
 import functools
 import inspect
 import math
+import numbers
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -170,7 +171,10 @@ class Sampling:
         put("stop_token_ids", tuple(self.stop_token_ids or ()))
         put("logit_bias", _bias(self.logit_bias))
         for name, low, high in _RANGES:
-            self._check(name, getattr(self, name), low, high)
+            value = getattr(self, name)
+            self._check(name, value, low, high)
+            if isinstance(low, float) and not isinstance(value, int | float):
+                put(name, float(value))  # a NumPy scalar
         for token in self.stop_token_ids:
             self._check("stop_token_ids", token, 0, 2**31 - 1)
         if not isinstance(self.ignore_eos, bool):
@@ -181,8 +185,7 @@ class Sampling:
         whole = isinstance(low, int)
         if value is None and name in ("max_tokens", "seed"):
             return
-        kinds = (int,) if whole else (int, float)
-        if not hasattr(value, "__index__") and not isinstance(value, kinds):
+        if not hasattr(value, "__index__") and (whole or not isinstance(value, numbers.Real)):
             raise ValueError(f"{name}: {'a whole number' if whole else 'a number'} expected, found {value!r}")
         if isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
             raise ValueError(f"{name}: {low} to {high} expected, found {value!r}")

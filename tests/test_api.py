@@ -42,6 +42,10 @@ def test_every_public_name_is_there() -> None:
 def test_importing_llmq_imports_little() -> None:
     code = "import sys, llmq; print([m for m in ('numpy', 'jinja2', 'gguf', 'safetensors') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = "import sys, llmq; llmq.load(sys.argv[1], n_ctx=8).generate('a', max_tokens=1); "
+    code += "print([m for m in ('jinja2', 'asyncio') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, str(STORYTELLER)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from llmq.cli import main, verbs
+from llmq.cli._common import speed_line
+from llmq.results import Timings, Usage
 
 STORYTELLER = str(Path(__file__).parent.parent / "models" / "storyteller")
 
@@ -39,7 +42,7 @@ def test_every_verb_has_help_and_a_module(capsys: pytest.CaptureFixture[str]) ->
     ("args", "code", "message"),
     [
         (["rnu"], 2, "did you mean run?"),
-        (["run", "m", "p", "--temprature", "1"], 2, "did you mean --temp?"),
+        (["run", "m", "p", "--temprature", "1"], 2, "did you mean --temperature?"),
         (["run", "m", "p", "q"], 2, "unknown argument 'q'"),
         (["run", "m", "p", "--top-k", "many"], 2, "--top-k"),
         (["run", "none.gguf", "p"], 1, "none.gguf"),
@@ -47,6 +50,16 @@ def test_every_verb_has_help_and_a_module(capsys: pytest.CaptureFixture[str]) ->
         (["chat", STORYTELLER], 1, "no chat template"),
         (["ppl", STORYTELLER, "no-such.txt"], 1, "no-such.txt"),
         (["ppl", STORYTELLER, STORYTELLER + "/config.json", "--ctx", "1024"], 1, "at least one chunk of 1024"),
+        (["zzz"], 2, "unknown verb 'zzz'. There are: bench"),
+        (["bench", STORYTELLER, "--peer-python", sys.executable], 1, "--compare"),
+        (["tokenize", STORYTELLER, "5 4096", "--decode"], 1, "token ids 0..4095 expected, found 4096"),
+        (["tokenize", STORYTELLER, "--decode", "--no-special", "5"], 1, "are for texts"),
+        (["tokenize", STORYTELLER, "--decode", "--ids", "5"], 2, "not allowed with"),
+        (["run", STORYTELLER, "caf\udce9"], 1, "UTF-8 text expected, found b'caf\\xe9'"),
+        (["imatrix", STORYTELLER, STORYTELLER + "/config.json", STORYTELLER], 1, "the destination is a folder"),
+        (["export", STORYTELLER, STORYTELLER + "/config.json"], 1, "a file has the name of the folder"),
+        (["quantize", STORYTELLER, "x.gguf", "Q4_0", "--output-type", "zzz"], 1, "unknown type 'zzz'. Types: F32"),
+        (["quantize", STORYTELLER, "x.gguf", "Q4_0", "--max-memory", "9K"], 1, "KiB needed, 9 KiB available"),
     ],
 )
 def test_what_is_wrong_is_one_line(args: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +115,30 @@ def test_ppl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "byte 0xff at 3" in capsys.readouterr().err
 
 
+def test_help_tells_the_defaults_that_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("ppl", "kld", "imatrix"):
+        assert main([verb, "--help"]) == 0
+        assert "(default: 512)" in capsys.readouterr().out.split("--ctx N ")[1].split("--")[0]
+    assert main(["run", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "\n  llmq run model.gguf" in shown and "\n  llmq run \"Once" in shown  # one under the other
+
+
+def test_speeds_that_were_not_measured_are_not_shown() -> None:
+    assert speed_line(Usage(2, 0, 0), Timings()) == "2 prompt tokens, 0 generated"
+    line = speed_line(Usage(2, 5, 1), Timings(ttft=0.5, tpot=0.5, prompt_tps=4.0, gen_tps=2.0))
+    assert line == "2 prompt tokens (1 reused) at 4.0 tokens/s, 5 generated at 2.0 tokens/s, first token after 500 ms"
+
+
+def test_streams_that_are_closed_or_know_few_characters() -> None:
+    command = f"{sys.executable} -m llmq tokenize {STORYTELLER}"
+    closed = subprocess.run(["sh", "-c", f"{command} - <&-; {command} hé >&-"], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command.split(), "é"], capture_output=True, text=True, check=False, env=ascii_only)
+    assert done.returncode == 0 and "'\\xe9'" in done.stdout
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--families", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -109,6 +146,14 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--families"]) == 0
     shown = capsys.readouterr().out
     assert all(slot in shown for slot in facts["cpu"]["slots"]) and facts["cpu"]["isa"] in shown
+
+
+def test_ctrl_c_while_a_verb_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["doctor"]) == 130
 
 
 @pytest.mark.parametrize("engine", ["native", "reference"])

@@ -248,6 +248,8 @@ def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:
         {"num_attention_heads": "4"},
         {"num_hidden_layers": None},
         {"rope_parameters": [1]},
+        {"rms_norm_eps": 10**400},
+        {"vocab_size": 10**400},
         {"sliding_window": 2.5},
     ):
         with pytest.raises(FormatError, match=next(iter(changes))):

@@ -140,6 +140,13 @@ def test_prompts(llm: LLM) -> None:
     for bad, error in (([], ValueError), ([1, N_VOCAB], ValueError), ([-1], ValueError), (["a", "b"], TypeError)):
         with pytest.raises(error):
             llm.generate(bad)
+    ids = np.array([BOS, 112], np.uint16)
+    assert llm.generate(ids, seed=1, max_tokens=5).tokens == llm.generate("p", seed=1, max_tokens=5).tokens
+    for no_prompt in (None, 5, b"p", [1.5], [[1]], [1, "a"]):
+        with pytest.raises(TypeError, match="token ids"):
+            llm.generate(no_prompt)
+    with pytest.raises(TypeError, match="token ids expected, found str"):
+        llm.logits("p")
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
         llm.generate("p", temprature=1)
     with pytest.raises(TypeError, match="one string"):

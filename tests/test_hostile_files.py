@@ -243,6 +243,22 @@ def test_what_only_looks_like_a_model(kind: str, tmp_path: Path) -> None:
         refused(tmp_path / name, error, message, opener)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_what_stands_in_for_a_file_of_a_folder(name: str, tmp_path: Path) -> None:
+    storyteller = Path(__file__).parent.parent / "models" / "storyteller"
+    for file in storyteller.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / name).unlink()
+    for kind in ("empty", "LFS pointer", "HTML", "gzip"):
+        (tmp_path / name).write_bytes(LOOKALIKES[kind][0])
+        with pytest.raises(LOOKALIKES[kind][1], match=LOOKALIKES[kind][2]) as caught:
+            open_checkpoint(tmp_path)
+        assert caught.value.path == str(tmp_path / name)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelFileError, match="model_type" if name == "config.json" else "'model' is missing"):
+        open_checkpoint(tmp_path)
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.gguf")
     refused(tmp_path / "fifo.gguf", UnsafeFileError, "a FIFO")

@@ -157,6 +157,13 @@ def test_storyteller_in_every_recipe(tmp_path: Path) -> None:
     }
 
 
+def test_a_type_for_no_tensor_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    types = {"attn_k": "Q8_0", "atn_q": "Q8_0"}
+    quantize_model(STORYTELLER, tmp_path / "dst.gguf", "Q4_0", tensor_types=types, dry_run=True)
+    (message,) = caplog.messages
+    assert message.startswith("atn_q=Q8_0: no matrix")
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     report = quantize_model(STORYTELLER, tmp_path / "a" / "x.gguf", "Q8_0", dry_run=True)
     assert list(tmp_path.iterdir()) == [] and report.dry_run
@@ -275,6 +282,24 @@ def test_every_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
             if calls.left >= 0:
                 break
     assert failed >= 20
+
+
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_a_failing_disk_is_told_with_the_name_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(first: object, *more: object, **options: object) -> int:
+        if call == "open" and not str(first).endswith(".tmp"):
+            return real(first, *more, **options)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), first)
+
+    real = getattr(os, call)
+    monkeypatch.setattr(atomic.AtomicFile, "_can_stay_unnamed", lambda _: False)
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="Read-only") as caught, atomic.AtomicFile(tmp_path / "x.gguf") as file:
+        file.write(b"x")
+    assert caught.value.filename == str(tmp_path / "x.gguf")
+    assert not list(tmp_path.iterdir())
 
 
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,6 +229,8 @@ def test_names_of_other_libraries() -> None:
     s = Sampling(max_new_tokens=5, temp=0.5, repetition_penalty=1.1, rng_seed=-1, stop_strings="x", logit_bias={"7": -1})
     assert (s.max_tokens, s.temperature, s.repeat_penalty, s.seed) == (5, 0.5, 1.1, None)
     assert (s.stop, s.logit_bias) == (("x",), {7: -1.0})
+    scalars = Sampling(temperature=np.float32(0.5), top_k=np.int64(3))
+    assert scalars == Sampling(temperature=0.5, top_k=3) and type(scalars.temperature) is float
     assert s.replace(n_predict=-1).max_tokens is None and s.replace(n_predict=-1).temperature == 0.5
 
 

@@ -42,10 +42,11 @@ static int32_t from_of(const llmq_op *op, int32_t position) {
 
 static int32_t to_of(const llmq_op *op, int32_t position, int32_t total) { return op->i[5] ? total : position + 1; }
 
-/* The sequence that holds the keys for a token of the batch. */
+/* The sequence that holds the keys for a token of the batch. Memory is planned for every op, those over a source too while it is
+ * being encoded and nobody has it. */
 static const llmq_sequence *keys_of(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g, int32_t token) {
     const llmq_sequence *s = &kv->sequences[g->sequences[token]];
-    return op->i[5] == 2 ? &kv->sequences[s->source] : s;
+    return op->i[5] == 2 && s->source >= 0 ? &kv->sequences[s->source] : s;
 }
 
 /* The tile after *t; 0 at the end. A tile of 0 tokens in group 0 at 0 comes before the first. */

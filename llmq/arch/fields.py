@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Fields:
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
             raise self.error(key, f"an integer expected, found {quoted(value)}")
         if not low <= value <= high:
-            raise self.error(key, f"a number in {low}..{high} expected, found {value}")
+            raise self.error(key, f"a number in {low}..{high} expected, found {quoted(value)}")
         return int(value)
 
     def number(
@@ -52,9 +52,10 @@ class Fields:
             return self._default(names, default)
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
             raise self.error(key, f"a number expected, found {quoted(value)}")
-        if not (low < value <= high and math.isfinite(value)) and not (zero and value == 0):
-            raise self.error(key, f"a finite number above {low} expected, found {value}")
-        return float(value)
+        number = _float(value)
+        if not (low < number <= high and math.isfinite(number)) and not (zero and number == 0):
+            raise self.error(key, f"a finite number above {low} expected, found {quoted(value)}")
+        return number
 
     def flag(self, *names: str, default: bool | None = None) -> bool:
         key, value = self._find(names)
@@ -84,7 +85,8 @@ class Fields:
             isinstance(x, bool) or not isinstance(x, int | float) for x in value
         ):
             raise self.error(key, f"a list of numbers expected, found {quoted(value)}")
-        return np.asarray(value, np.float32)
+        with np.errstate(over="ignore"):  # becomes an infinity, which users of the list refuse
+            return np.asarray([_float(x) for x in value], np.float32)
 
     def text(self, *names: str, default: str | None = None) -> str:
         key, value = self._find(names)
@@ -130,3 +132,10 @@ class Fields:
 def shortest(value: float) -> float:
     """The float with the fewest digits that float32 rounds to the same number: 1e-05 for 9.999999747378752e-06."""
     return float(str(np.float32(value)))
+
+
+def _float(value: float | np.integer[Any] | np.floating[Any]) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf

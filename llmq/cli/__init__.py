@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import json
 import logging
 import os
@@ -51,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near else "."
 
 
 def _verb_parser(verb: str, module: ModuleType) -> _Parser:
@@ -59,7 +60,7 @@ def _verb_parser(verb: str, module: ModuleType) -> _Parser:
     parser = _Parser(
         prog=f"llmq {verb}",
         description=summary,
-        epilog=rest.strip() or None,
+        epilog=rest.strip("\n") or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -79,7 +80,25 @@ def _overview() -> str:
 
 def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
     """Run a command line and return its exit code. `verb` is given by `python -m llmq.VERB`; else argv begins with it."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    _prepare_streams()
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv), verb)
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+
+
+def _prepare_streams() -> None:
+    """What was closed before the start reads and writes nothing; what an encoding does not have is written as an escape."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _main(argv: list[str], verb: str | None) -> int:
     if verb is None:
         if not argv or argv[0] in ("-h", "--help", "help"):
             sys.stdout.write(_overview())
@@ -108,9 +127,6 @@ def _run(verb: str, module: ModuleType, args: argparse.Namespace) -> int:
         code = int(module.run(args))
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        return 130
     except Cancelled as error:
         _report(verb, error, args)
         return 130
@@ -126,6 +142,8 @@ def _report(verb: str, error: BaseException, args: argparse.Namespace) -> None:
     if args.verbose:
         traceback.print_exception(error)
     message = str(error) or type(error).__name__
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":  # bytes of an argument, kept as they were
+        message = f"UTF-8 text expected, found {os.fsencode(error.object)[:80]!r}"
     if args.json:
         sys.stderr.write(json.dumps({"error": {"type": type(error).__name__, "message": message}}) + "\n")
     else:

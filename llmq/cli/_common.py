@@ -33,9 +33,12 @@ __all__ = [
 ]
 
 
-def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+def add_load_arguments(parser: argparse.ArgumentParser, *, chunk: int | None = None) -> None:
+    """chunk: of a verb that reads a text in chunks, how many tokens make one."""
     group = parser.add_argument_group("loading")
-    group.add_argument("--ctx", type=int, metavar="N", help="tokens of context (default: what the model was trained with)")
+    ctx_help = "tokens of context (default: what the model was trained with)"
+    ctx_help = ctx_help if chunk is None else f"tokens of a chunk of the text (default: {chunk})"
+    group.add_argument("--ctx", type=int, metavar="N", default=chunk, help=ctx_help)
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores this process may use)")
     group.add_argument("--batch", type=int, metavar="N", default=512, help="most prompt tokens at once (default: 512)")
     group.add_argument("--kv-type", metavar="TYPE", default="bf16", help="keys and values: bf16 (default), f16, f32 or q8_0")
@@ -72,6 +75,7 @@ def read_text(name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        name = "standard input" if name == "-" else name
         raise ValueError(f"{name}: UTF-8 expected, found byte 0x{data[error.start]:02x} at {error.start}") from None
 
 
@@ -85,6 +89,7 @@ def embedded_model() -> Path:
     raise LlmqError("this installation brings no model; give one: llmq run MODEL PROMPT")
 
 
+_OTHER_NAMES = {"--temp": "--temperature"}
 _SAMPLING = [
     ("--max-tokens", int, "most tokens to generate (default: until the model ends or the context is full)"),
     ("--temp", float, "temperature; 0 takes the most probable token (default: 0.8)"),
@@ -106,7 +111,8 @@ _SAMPLING = [
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     for flag, kind, text in _SAMPLING:
-        group.add_argument(flag, type=kind, metavar="N" if kind is int else "X", help=text)
+        names = [flag, *filter(None, [_OTHER_NAMES.get(flag)])]
+        group.add_argument(*names, type=kind, metavar="N" if kind is int else "X", help=text)
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be repeated")
     group.add_argument("--ignore-eos", action="store_true", help="go on where the model would end")
 
@@ -120,11 +126,13 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 
 def speed_line(usage: Usage, timings: Timings) -> str:
+    """Counts and speeds; a speed that could not be measured (one token, a prompt that was known) is left out."""
     prompt = f"{usage.prompt_tokens} prompt tokens"
     if usage.cached_tokens:
         prompt += f" ({usage.cached_tokens} reused)"
-    generated = f"{usage.completion_tokens} generated at {timings.gen_tps:.1f} tokens/s"
-    return f"{prompt} at {timings.prompt_tps:.1f} tokens/s, {generated}, first token after {1000 * timings.ttft:.0f} ms"
+    parts = [(prompt, timings.prompt_tps), (f"{usage.completion_tokens} generated", timings.gen_tps)]
+    line = ", ".join(f"{text} at {rate:.1f} tokens/s" if rate else text for text, rate in parts)
+    return line + (f", first token after {1000 * timings.ttft:.0f} ms" if timings.ttft else "")
 
 
 def as_json(completion: Completion, **more: Any) -> dict[str, Any]:

@@ -23,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetitions", type=int, metavar="N", default=5, help="runs of each test (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores this process may use)")
     parser.add_argument("--compare", choices=("llama-cpp-python",), help="run this peer in turns")
-    help_ = "the interpreter it is installed for (default: this one)"
-    parser.add_argument("--peer-python", metavar="PYTHON", default=sys.executable, help=help_)
+    help_ = "the interpreter that the peer of --compare is installed for (default: this one)"
+    parser.add_argument("--peer-python", metavar="PYTHON", help=help_)
 
 
 def run(args: argparse.Namespace) -> int:
     from llmq.benchmark import bench, plot  # noqa: PLC0415 - `llmq --help` stays fast
 
+    if args.peer_python is not None and args.compare is None:
+        raise ValueError("--peer-python says where the peer of --compare is; give that too")
     with _common.progress_bar() as progress:
         report = bench(
             args.model or _common.embedded_model(),
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             depth=args.depth,
             sequences=args.sequences,
             n_threads=args.threads,
-            peer_python=args.peer_python if args.compare else None,
+            peer_python=(args.peer_python or sys.executable) if args.compare else None,
             progress=progress,
         )
     if args.plot:

@@ -13,7 +13,7 @@ from llmq.cli import _common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("src", metavar="SRC", help="a GGUF file (of a split one any part)")
+    parser.add_argument("src", metavar="SRC", help="a GGUF file (of a split one any part) or a Hugging Face folder")
     parser.add_argument("folder", metavar="FOLDER", help="the folder to write: a new or an empty one")
     parser.add_argument("type", metavar="TYPE", nargs="?", default="AUTO", help="F16, BF16, F32 or AUTO (default: AUTO)")
 

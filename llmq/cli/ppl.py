@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", help='a UTF-8 text file; "-" reads standard input')
     parser.add_argument("--chunks", type=int, metavar="N", help="at most this many chunks (default: the whole text)")
     parser.add_argument("--stride", type=int, metavar="N", help="tokens from one chunk to the next (default: --ctx)")
-    _common.add_load_arguments(parser)
-    parser.set_defaults(ctx=512)
+    _common.add_load_arguments(parser, chunk=512)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def _model_and_prompt(args: argparse.Namespace) -> tuple[str | Path, str]:
     if prompt == "-" or (prompt is None and model is not None):
         if prompt is None and sys.stdin.isatty():
             raise ValueError(f'a prompt is missing: llmq run {model} "TEXT", or llmq chat {model}')
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = _common.read_text("-").removesuffix("\n")
     return model or _common.embedded_model(), _PROMPT if prompt is None else prompt
 
 

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 
-from llmq.text.tokenizer import Tokenizer
+from llmq.cli import _common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", help='the text; "-" reads standard input')
     parser.add_argument("--no-special", action="store_true", help="do not add BOS, EOS and SEP")
     parser.add_argument("--parse-special", action="store_true", help="recognize control tokens such as <|im_end|> in the text")
-    parser.add_argument("--ids", action="store_true", help="print the ids alone, on one line")
-    parser.add_argument("--count", action="store_true", help="print the number of tokens alone")
-    parser.add_argument("--decode", action="store_true", help="TEXT is token ids: print their text")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--ids", action="store_true", help="print the ids alone, on one line")
+    what.add_argument("--count", action="store_true", help="print the number of tokens alone")
+    what.add_argument("--decode", action="store_true", help="TEXT is token ids: print their text")
 
 
 def run(args: argparse.Namespace) -> int:
+    from llmq.text.tokenizer import Tokenizer  # noqa: PLC0415 - `llmq --help` stays fast
+
+    if args.decode and (args.no_special or args.parse_special):
+        raise ValueError("--no-special and --parse-special are for texts; --decode takes token ids")
     tokenizer = Tokenizer.from_file(args.model)
-    text = _standard_input() if args.text == "-" else args.text
+    text = _common.read_text("-") if args.text == "-" else args.text
     if args.decode:
-        ids = _ids(text)
+        ids = _ids(text, tokenizer.n_vocab)
         decoded = tokenizer.decode(ids, skip_special=False)
         sys.stdout.write((json.dumps({"text": decoded, "ids": ids}) if args.json else decoded) + "\n")
         return 0
@@ -51,17 +56,13 @@ def _shown(piece: bytes) -> str:
         return repr(piece)
 
 
-def _standard_input() -> str:
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input: UTF-8 expected, found byte 0x{data[error.start]:02x} at {error.start}") from None
-
-
-def _ids(text: str) -> list[int]:
+def _ids(text: str, n_vocab: int) -> list[int]:
     words = text.replace(",", " ").replace("[", " ").replace("]", " ").split()
     try:
-        return [int(word) for word in words]
+        ids = [int(word) for word in words]
     except ValueError:
         raise ValueError(f"--decode takes token ids, not {text[:80]!r}") from None
+    bad = next((i for i in ids if not 0 <= i < n_vocab), None)
+    if bad is not None:
+        raise ValueError(f"token ids 0..{n_vocab - 1} expected, found {bad}")
+    return ids

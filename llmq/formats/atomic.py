@@ -52,8 +52,10 @@ class AtomicFile:
                 name = self._free_name()
                 self._fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
                 self._temporary = name
-        except BaseException:
+        except BaseException as error:
             os.close(self._folder)
+            if isinstance(error, OSError):
+                error.filename = os.fspath(self.path)  # not a name that nobody gave
             raise
         return self
 
@@ -89,7 +91,11 @@ class AtomicFile:
         """Append all of `data`. Raises OSError (ENOSPC, EIO, …)."""
         left = memoryview(data).cast("B")
         while left:
-            done = os.write(self._fd, left[: 1 << 26])
+            try:
+                done = os.write(self._fd, left[: 1 << 26])
+            except OSError as error:
+                error.filename = os.fspath(self.path)
+                raise
             left = left[done:]
             self.size += done
             if self.size - self._begun >= _BEHIND and hasattr(os, "posix_fadvise"):

@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from llmq.errors import FormatError, LimitError, ModelFileError, quoted
-from llmq.formats.source import Source
+from llmq.formats.source import Source, refuse_lookalike
 
 __all__ = ["read_json", "read_json_value", "strict_json"]
 
 _MAX_FILE = 256 << 20
 _MAX_DEPTH = 64
+_BEGIN = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*[{["\-0-9tfnNI]')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -34,7 +35,10 @@ def read_json_value(path: Path, limit: int = _MAX_FILE) -> Any:
     try:
         if source.size > limit:
             raise LimitError(f"{source.size} bytes of JSON; at most {limit} are allowed", path=path)
-        return strict_json(source.read(0, source.size), path, "the file", depth=_MAX_DEPTH, constants=True)
+        data = source.read(0, source.size)
+        if not _BEGIN.match(data):
+            refuse_lookalike(data[:512], source.size, path, "JSON")
+        return strict_json(data, path, "the file", depth=_MAX_DEPTH, constants=True)
     finally:
         source.close()
 

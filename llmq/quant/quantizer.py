@@ -8,6 +8,7 @@ the file is the same for any number of threads.
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import re
@@ -37,6 +38,8 @@ from llmq.quant.rows import dequantize
 from llmq.quant.types import QuantType, parse_type
 
 __all__ = ["Progress", "quantize_model"]
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total), here ("quantize", bytes read, bytes in all); returning False cancels."""
@@ -192,6 +195,9 @@ def _plan(model: Checkpoint, recipe: Recipe, imatrix: Imatrix | None, wishes: _W
     """What every tensor becomes, in the order of the file."""
     ordered = {name: model.tensors[name] for name in sorted(model.tensors, key=tensor_order)}
     where = places({name: tensor.shape for name, tensor in ordered.items()}, _facts(model, imatrix is not None))
+    for pattern, kind in wishes.overrides:
+        if not any(pattern.search(name) for name in where):
+            log.warning("%s=%s: no matrix has a name in which this is found", pattern.pattern, kind.name)
     jobs = []
     for name, tensor in ordered.items():
         wanted, importance = tensor.type, None

@@ -87,5 +87,5 @@ def parse_type(name: str) -> QuantType:
     if wanted in QuantType.__members__:
         return QuantType[wanted]
     near = difflib.get_close_matches(wanted, QuantType.__members__, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise UnsupportedQuantError(f"unknown type {name!r}{hint} Types: {', '.join(QuantType.__members__)}")

@@ -63,7 +63,7 @@ class _Vocab:
 
 
 def _metadata(files: TokenizerFiles, n_vocab: int | None) -> dict[str, MetaValue]:
-    vocab = _of_json(files) if files.source else _of_sentencepiece(files)
+    vocab = _of_json(files) if files.path.suffix == ".json" else _of_sentencepiece(files)
     strips = _add_tokens(files, vocab)
     n = max(vocab.tokens, default=-1) + 1
     if n_vocab is not None and n > n_vocab:

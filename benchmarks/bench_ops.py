@@ -1,0 +1,99 @@
+"""The ops other than matmul, in the widths of a 1.1B model: microseconds of one op for one token and for a prompt of 512,
+attention behind other tokens too. A tape of COPIES of the op is run, and what it takes without them is taken off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from llmq import _native
+from llmq.cpu import usable_cores
+from llmq.engine.base import Batch
+from llmq.engine.native import NativeEngine
+from llmq.formats.checkpoint import Tensor
+from llmq.graph.builder import Graph, Value
+from llmq.graph.passes import freeze
+from llmq.quant.types import QuantType
+
+WIDTH, HEADS, KV_HEADS, HIDDEN, COPIES, N_VOCAB, N_CTX = 2048, 32, 4, 5632, 16, 16, 2048
+
+
+class Ops:
+    """A graph whose weights are made up on first use."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.g = Graph(self.tensors)
+
+    def w(self, name: str, *shape: int):  # type: ignore[no-untyped-def]
+        values = np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+        self.tensors[name] = Tensor(name, shape, QuantType.F32, lambda: values.reshape(-1).view(np.uint8))
+        return self.g.w(name, shape)
+
+    def engine(self, op: Callable[[Ops, Value, int], Value], width: int, copies: int) -> NativeEngine:
+        x = self.g.embed(self.w("embed", N_VOCAB, width))
+        for i in range(copies):
+            x = op(self, x, i)
+        logits = self.g.matmul(x, self.w("out", N_VOCAB, width))
+        tape = freeze(self.g, logits, arch="made", n_vocab=N_VOCAB, n_embd=width, n_layer=1, n_ctx_train=N_CTX)
+        return NativeEngine(tape, self.tensors, n_threads=usable_cores())
+
+
+def attention(o: Ops, x: Value, i: int) -> Value:
+    d = WIDTH // HEADS
+    kv = o.g.slice(x, 0, KV_HEADS * d)
+    return o.g.attention(x, kv, kv, heads=HEADS, kv_heads=KV_HEADS, scale=d**-0.5)
+
+
+def rope(o: Ops, x: Value, i: int) -> Value:
+    table = o.g.const(f"table {i}", (10_000.0 ** -np.linspace(0, 1, 32, endpoint=False)).astype(np.float32))
+    return o.g.rope(x, table, HEADS, interleaved=True)
+
+
+OPS: dict[str, tuple[int, Callable[[Ops, Value, int], Value]]] = {
+    "rmsnorm": (WIDTH, lambda o, x, i: o.g.rmsnorm(x, o.w(f"norm {i}", WIDTH), 1e-5)),
+    "layernorm": (WIDTH, lambda o, x, i: o.g.layernorm(x, o.w(f"norm {i}", WIDTH), None, 1e-5)),
+    "rope": (WIDTH, rope),
+    "add": (WIDTH, lambda o, x, i: o.g.add(x, x)),
+    "silu gate": (HIDDEN, lambda o, x, i: o.g.glu(x, x, "silu")),
+    "gelu gate": (HIDDEN, lambda o, x, i: o.g.glu(x, x, "gelu_tanh")),
+    "softcap": (WIDTH, lambda o, x, i: o.g.softcap(x, 30.0)),
+    "attention": (WIDTH, attention),
+}
+CASES = [(name, n, 0) for name in OPS for n in (1, 512)] + [("attention", n, 1024) for n in (1, 512)]
+
+
+@pytest.mark.parametrize(("name", "n", "depth"), CASES)
+def test_op(benchmark, name: str, n: int, depth: int) -> None:  # type: ignore[no-untyped-def]
+    width, op = OPS[name]
+    taken = []
+    for copies in (0, COPIES):
+        with Ops().engine(op, width, copies) as engine:
+            seq = engine.new_sequence()
+            if depth:
+                engine.run(_batch(seq, 0, depth))
+
+            def once(engine: NativeEngine = engine, seq: int = seq) -> None:
+                engine.truncate(seq, depth)
+                engine.run(_batch(seq, depth, n))
+
+            once()
+            taken.append(min(_timed(once) for _ in range(9)))
+            if copies:
+                benchmark(once)
+    microseconds = round(1e6 * (taken[1] - taken[0]) / COPIES, 2)
+    benchmark.extra_info.update(isa=_native.isa_used(), threads=usable_cores(), us=microseconds)
+
+
+def _batch(seq: int, at: int, n: int) -> Batch:
+    places = np.arange(at, at + n, dtype=np.int32)
+    return Batch(places % N_VOCAB, places, np.full(n, seq, np.int32), np.arange(n, dtype=np.int32))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
