@@ -1,6 +1,6 @@
 """How far an exact kernel of each op kind may be from the op's meaning, element by element.
 
-u = 2^-24 is the rounding of float32, b = 2^-9 that of bfloat16; sums of k terms lose at most k roundings of the sum of
+u = 2^-24 is the rounding of float32, b = 2^-8 that of bfloat16; sums of k terms lose at most k roundings of the sum of
 magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sides, so only what the op itself does counts:
 
     MATMUL     by the way the matmul driver goes: float32 sums ("floats"); activations rounded to integers, half a step of
@@ -26,7 +26,7 @@ from llmq.quant.types import QuantType
 __all__ = ["Case", "bound"]
 
 U = 2.0**-24
-B = 2.0**-9
+B = 2.0**-8
 FUNCTION = 2.0**-20
 _KV_ROUNDING = {QuantType.F32: U, QuantType.F16: 2.0**-11, QuantType.BF16: B}
 _F16_TINY = 2.0**-25
