@@ -201,7 +201,7 @@ def _route(case: Case) -> Array:
 
 
 def _experts(case: Case) -> Array:
-    # the same, for the rows of each expert
+    # the same, for the rows of each expert, so many at a time
     used = case.op.i[0]
     x, stack = case.inputs[0], case.weights[0]
     heads = case.op.kind == "HEADS"
@@ -209,8 +209,10 @@ def _experts(case: Case) -> Array:
     parts = np.broadcast_to(x.reshape(len(x), -1, stack.shape[2]), (len(x), used, stack.shape[2]))
     out = np.empty((len(x), used, stack.shape[1]))
     for expert in np.unique(ids):
-        mine = ids == expert
-        out[mine] = _product(case.type, parts[mine], stack[expert], *(bias[expert] for bias in case.weights[1:]))
+        mine = np.argwhere(ids == expert)
+        for at in range(0, len(mine), _native.GATHERED):
+            taken = tuple(mine[at : at + _native.GATHERED].T)
+            out[taken] = _product(case.type, parts[taken], stack[expert], *(bias[expert] for bias in case.weights[1:]))
     return out.reshape(case.exact.shape)
 
 
