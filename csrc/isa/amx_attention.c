@@ -1,5 +1,5 @@
-/* amx_attention.c: attend_tiles with TDPBF16PS; see attend_bf16.inc. 2 x 2 tiles of C are summed at a time; where there is but one row of
- * tiles, or an odd block of columns at the end, it is multiplied beside itself and both write the same numbers to the same place. */
+/* amx_attention.c: attend_tiles with TDPBF16PS; see attend_bf16.inc. 2 x 2 tiles of C are summed at a time; where there is but one
+ * row of tiles, or an odd block of columns at the end, it is multiplied beside itself and both write the same numbers to one place. */
 #define V_VNNI 1
 #include "simd/avx512.h"
 

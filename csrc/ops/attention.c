@@ -1,11 +1,12 @@
 /* attention.c: softmax(scale * q . k) . v over paged keys and values.
  *
- * The unit is a tile: the G query heads that share a KV head, for as many tokens of one sequence as make about ROWS rows, or WIDE_ROWS; keys
- * are read once per tile. Wide tiles go to attend_tiles, whose products are of bfloat16, where the level in use has it and keys and values
- * are bfloat16: those of a sequence that has WIDE_FROM or more tokens in the batch. So what a token's result may depend on is how many
- * tokens of its own sequence are read with it, and nothing else: decoding, alone or among any others, is in float32.
- * Keys are taken in chunks of LLMQ_CHUNK positions counted from the sequence's start, each chunk gives a partial
- * softmax (top, sum, acc), and partials are folded in the order of the chunks:
+ * The unit is a tile: the G query heads that share a KV head, for as many tokens of one sequence as make about ROWS rows, or
+ * WIDE_ROWS; keys are read once per tile. Wide tiles go to attend_tiles, whose products are of bfloat16, where the level in use has it and
+ * keys and values are bfloat16: those of a sequence that has WIDE_FROM or more tokens in the batch. So a token's result may depend on
+ * how many tokens of its own sequence are read with it, and on nothing else: decoding, alone or among any others, is in float32.
+ *
+ * Keys are taken in chunks of LLMQ_CHUNK positions counted from the sequence's start, each chunk gives a partial softmax (top, sum,
+ * acc), and partials are folded in the order of the chunks:
  *
  *     top' = max(top, top_c);  sum' = sum e^(top - top') + sum_c e^(top_c - top');  acc likewise      (online softmax, Milakov & Gimelshein 2018)
  *
@@ -163,13 +164,15 @@ static void run_tile(const llmq_attn *a, const tile *t, int32_t h, int32_t chunk
     const llmq_op *op = a->op;
     const int32_t d_v = a->kv->slots[op->slot].v_cols, most = tile_rows(a->kv, op);
     const int64_t size = part_floats(most, d_v);
-    float *whole = a->scratch, *one = whole + size, *scores = one + size, *tiles = scores + (int64_t)most * LLMQ_CHUNK; /* cache lines */
+    float *whole = a->scratch, *one = whole + size, *scores = one + size; /* whole cache lines, as tiles */
+    float *tiles = scores + (int64_t)most * LLMQ_CHUNK;
     float *q = tiles + wide_floats(a->kv, op), *slope = q + (int64_t)most * op->i[1];
     int32_t *per_row = (int32_t *)(void *)(slope + most);
     const llmq_attn_part state = part_at(whole, most);
     const int32_t rows = gather(a, t, h, q, per_row, most, slope);
-    llmq_attn_chunk c = {.type = a->kv->type, .rows = rows, .d_k = op->i[1], .d_v = d_v, .q = q, .from = per_row, .to = per_row + most,
-                         .bias = a->bias, .head = per_row + 2 * most, .position = per_row + 3 * most, .reach = op->i[6],
+    llmq_attn_chunk c = {.type = a->kv->type, .rows = rows, .d_k = op->i[1], .d_v = d_v, .q = q, .from = per_row,
+                         .to = per_row + most, .bias = a->bias, .head = per_row + 2 * most,
+                         .position = per_row + 3 * most, .reach = op->i[6],
                          .slope = op->f[2] > 0.0f ? slope : NULL, .softcap = op->f[1], .scores = scores,
                          .scratch = (uint8_t *)(void *)tiles};
     if (chunk >= 0) {

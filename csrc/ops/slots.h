@@ -34,8 +34,8 @@ typedef struct llmq_attn_chunk {
     llmq_attn_part out;           /* [rows], of attend_tiles room for [rows rounded up to 16] */
 } llmq_attn_chunk;
 
-/* attend: float32 products. attend_tiles: bfloat16 keys and values only, for many rows; products of bfloat16 as csrc/isa/attend_bf16.inc
- * states, and only the first LLMQ_ATTEND_ROWS rows of scores are used. */
+/* attend: float32 products. attend_tiles: bfloat16 keys and values only, for many rows; products of bfloat16 as
+ * csrc/isa/attend_bf16.inc states, and only the first LLMQ_ATTEND_ROWS rows of scores are used. */
 typedef void llmq_attend_fn(const llmq_attn_chunk *);
 enum { LLMQ_ATTEND_ROWS = 32 };
 static inline int64_t llmq_attend_scratch(int64_t d_k, int64_t d_v) {

@@ -105,7 +105,8 @@ typedef struct {
 enum { KEYS = 200, START = LLMQ_CHUNK, REACH = 5 };
 
 /* One chunk: rows that end at different keys of it, over keys that llmq_kv_put wrote. */
-static void attend(const attention *a, const llmq_sequence *s, const llmq_kv_slot *slot, const float *q, llmq_attend_fn *fn, float *out) {
+static void attend(const attention *a, const llmq_sequence *s, const llmq_kv_slot *slot, const float *q, llmq_attend_fn *fn,
+                   float *out) {
     static float slope[MOST], bias[REACH * 2 + 1], scores[MOST * LLMQ_CHUNK];
     static int32_t from[MOST], to[MOST], head[MOST];
     const int32_t room = (a->rows + 15) / 16 * 16;
@@ -117,9 +118,9 @@ static void attend(const attention *a, const llmq_sequence *s, const llmq_kv_slo
         slope[r] = a->slope * (float)(1 + r % 4);
     }
     for (int i = 0; i < REACH * 2 + 1; i++) bias[i] = (float)(i % 3) - 1;
-    llmq_attn_chunk c = {.type = a->type, .rows = a->rows, .d_k = a->d_k, .d_v = slot->v_cols, .start = START, .q = q, .from = from, .to = to,
-                         .slope = a->slope > 0 ? slope : NULL, .bias = a->slope > 0 ? bias : NULL, .head = head, .position = to,
-                         .reach = REACH, .softcap = a->softcap, .scores = scores, .scratch = scratch,
+    llmq_attn_chunk c = {.type = a->type, .rows = a->rows, .d_k = a->d_k, .d_v = slot->v_cols, .start = START, .q = q, .from = from,
+                         .to = to, .slope = a->slope > 0 ? slope : NULL, .bias = a->slope > 0 ? bias : NULL, .head = head,
+                         .position = to, .reach = REACH, .softcap = a->softcap, .scores = scores, .scratch = scratch,
                          .out = {out, out + room, acc}};
     for (int i = 0; i < 4; i++) {
         c.k[i] = s->pages[START / LLMQ_PAGE + i] + slot->k;
