@@ -88,6 +88,7 @@ class Claim:
     def __enter__(self) -> bool: ...
     def __exit__(self, kind: object, error: object, trace: object) -> Literal[False]: ...
 MAX_THREADS: int
+GATHERED: int
 MAX_EXPERTS: int
 PAGE: int
 

@@ -21,6 +21,7 @@ from llmq.arch import build_tape
 from llmq.cpu import use_isa
 from llmq.engine import native
 from llmq.engine.base import Batch
+from llmq.engine.compare import compare_ops
 from llmq.engine.memory import available_memory
 from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
@@ -29,6 +30,7 @@ from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.graph.builder import Graph, Param, Value
 from llmq.graph.passes import freeze
 from llmq.graph.tape import ACTIVATIONS, KINDS, Tape
+from llmq.quant.types import QuantType
 
 N_VOCAB = 37
 
@@ -159,6 +161,61 @@ def test_half_keys_and_values(level: str, kv_type: str, limit: float) -> None:
         assert both(m, attention_tape(m, d=d, d_v=d_v), [1, 62, 1, 1, 300, 1], kv_type=kv_type) < limit
 
 
+def prompt(made: Builder, tape: Tape, ids: npt.NDArray[np.int32], n_batch: int, n_threads: int = 2) -> npt.NDArray[np.float32]:
+    with NativeEngine(tape, made.tensors, n_threads=n_threads, kv_type="bf16", n_batch=n_batch) as engine:
+        return engine.run(batch((engine.new_sequence(), 0, ids)))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_attention_of_prompts(level: str, name: str) -> None:
+    """Many tokens of a sequence at once, where products may be of bfloat16: what small batches give, but for the rounding of
+    queries and weights, and that is within the op's bound."""
+    for n in (32, 95, 333):
+        m = Builder()
+        tape, ids = attention_tape(m, **VARIANTS[name]), tokens(n)  # type: ignore[arg-type]
+        few, many = prompt(m, tape, ids, 31), prompt(m, tape, ids, 512)
+        if "attend_tiles" not in _native.kernel_slots():
+            assert np.array_equal(few, many)
+        assert np.abs(many - few).max() < 6e-3 * np.abs(few).max()
+        assert np.array_equal(many, prompt(m, tape, ids, 512, n_threads=7))
+    found = compare_ops(
+        tape,
+        m.tensors,
+        ids.tolist(),
+        lambda tape, tensors: NativeEngine(tape, tensors, n_threads=2, kv_type="bf16"),
+        kv_type=QuantType.BF16,
+    )
+    assert found.first is None, found
+
+
+def test_prompts_beside_others(level: str) -> None:
+    """Which other sequences a prompt is read with, long or short, changes nothing."""
+    m = Builder()
+    tape, ids = attention_tape(m), tokens(300)
+    alone = prompt(m, tape, ids, 512)
+    with NativeEngine(tape, m.tensors, n_threads=3, kv_type="bf16", n_batch=512) as engine:
+        a, b, c = (engine.new_sequence() for _ in range(3))
+        mixed = batch((b, 0, ids[:9]), (a, 0, ids), (c, 0, ids[:33]))
+        assert np.array_equal(engine.run(mixed)[9:309], alone)
+
+
+def test_what_is_past_the_end_does_not_count(level: str) -> None:
+    """Positions that were taken back hold numbers that are not finite, in a block of keys that the next tokens use."""
+    m = Builder()
+    tape = attention_tape(m)
+    table = m.tensors["embed"].numpy().copy()
+    table[0] = np.inf
+    m.tensors["embed"] = tensor("embed", table)
+    ids = np.maximum(tokens(44), 1)
+    with NativeEngine(tape, m.tensors, n_threads=1, kv_type="bf16") as engine:
+        fresh, used = engine.new_sequence(), engine.new_sequence()
+        engine.run(batch((used, 0, np.concatenate([ids[:1], np.zeros(63, np.int32)]))))
+        engine.truncate(used, 1)
+        engine.run(batch((fresh, 0, ids[:1])))
+        want, got = (engine.run(batch((seq, 1, ids[1:]))) for seq in (fresh, used))
+        assert np.isfinite(want).all() and np.array_equal(got, want)
+
+
 def test_broken_numbers_show_in_8_bit_keys(level: str) -> None:
     """A head that overflowed does not become an ordinary number."""
     m = Builder()
@@ -179,20 +236,24 @@ def llama() -> tuple[Checkpoint, Tape]:
     return made, build_tape(made)
 
 
-def test_any_threads_and_any_batch_give_the_same_bits(llama: tuple[Checkpoint, Tape], level: str) -> None:
-    """A sequence alone, cut anywhere, among others, with any number of threads: the very same logits."""
+@pytest.mark.parametrize(("kv_type", "most"), [("f32", 1000), ("bf16", 31)])
+def test_any_threads_and_any_batch_give_the_same_bits(
+    llama: tuple[Checkpoint, Tape], level: str, kv_type: str, most: int
+) -> None:
+    """A sequence alone, cut anywhere, among others, with any number of threads: the very same logits; with keys and values in
+    bfloat16 where no part is so long that its attention may be in bfloat16 too."""
     made, tape = llama
     ids = tokens(600)
-    with NativeEngine(tape, made.tensors, n_threads=1, n_batch=1000) as engine:
+    with NativeEngine(tape, made.tensors, n_threads=1, n_batch=most, kv_type=kv_type) as engine:
         want = engine.run(batch((engine.new_sequence(), 0, ids)))
     rng = np.random.default_rng(5)
     for n_threads, n_batch in ((1, 37), (2, 512), (3, 100), (8, 1)):
-        with NativeEngine(tape, made.tensors, n_threads=n_threads, n_batch=n_batch) as engine:
+        with NativeEngine(tape, made.tensors, n_threads=n_threads, n_batch=n_batch, kv_type=kv_type) as engine:
             a, b, at = engine.new_sequence(), engine.new_sequence(), 0
             engine.run(batch((b, 0, ids[:70])))
             others = 70
             while at < len(ids):
-                n = min(int(rng.choice([1, 1, 2, 5, 90, 280])), len(ids) - at)
+                n = min(int(rng.choice([1, 1, 2, 5, 90, 280])), len(ids) - at, most)
                 mixed = batch((b, others, ids[at : at + 3]), (a, at, ids[at : at + n]))
                 order = np.argsort(rng.random(len(mixed.tokens)), kind="stable")
                 order = order[np.argsort(mixed.positions[order], kind="stable")]  # sequences interleaved

@@ -2,16 +2,12 @@
  * are those of csrc/isa/bf16.inc.
  *
  * Weights of any type are dequantized to a bf16 panel of two strips by 256 columns, 16 KB, as they pass; scales and minima are folded
- * in there, so that the tiles need no work between columns. 2 x 2 tiles of C are summed at a time.
- *
- * _tile_loadconfig of GCC 12 declares only 8 of its 64 bytes as read, and its tile loads no memory at all: the barriers keep the
- * stores before them. */
+ * in there, so that the tiles need no work between columns. 2 x 2 tiles of C are summed at a time. */
 #define V_VNNI 1
 #include "simd/avx512.h"
 
+#include "isa/amx.inc"
 #include "isa/bf16.inc"
-
-#define BARRIER() __asm__ volatile("" ::: "memory")
 
 /* ---- weights -------------------------------------------------------------------------------------------------------------- */
 
@@ -73,20 +69,6 @@ static panel_fn *panel_of(const llmq_packed *w) {
 
 /* ---- the multiplication --------------------------------------------------------------------------------------------------- */
 
-static void configure(void) {
-    _Alignas(64) struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.row_bytes[t] = 64;
-        config.rows[t] = 16;
-    }
-    BARRIER();
-    _tile_loadconfig(&config);
-}
-
 /* C[2 row tiles][2 strips] += X . W^T over `runs` runs. x: the second row tile follows the first; c1: the second strip's C. */
 static void square(const uint8_t *x, const uint8_t *panel, int64_t runs, int fresh, float *c0, float *c1) {
     if (fresh) {
@@ -121,7 +103,7 @@ static void tiles_mm(const llmq_packed *w, const uint8_t *strips, int64_t count,
                      float *out) {
     panel_fn *const panel = panel_of(w);
     const int64_t row_tiles = (m + 31) / 32 * 2, runs = (w->k + RUN - 1) / RUN;
-    configure();
+    configure(RUN / 2);
     for (int64_t first = 0; first < runs; first += RUNS) {
         const int64_t wide = min64(RUNS, runs - first);
         const uint8_t *x = tiles + first * row_tiles * TILE;

@@ -1,8 +1,12 @@
 /* attention.c: softmax(scale * q . k) . v over paged keys and values.
  *
- * The unit is a tile: the G query heads that share a KV head, for as many tokens of one sequence as make about TILE_ROWS rows; keys
- * are read once per tile. Keys are taken in chunks of LLMQ_CHUNK positions counted from the sequence's start, each chunk gives a partial
- * softmax (top, sum, acc), and partials are folded in the order of the chunks:
+ * The unit is a tile: the G query heads that share a KV head, for as many tokens of one sequence as make about ROWS rows, or
+ * WIDE_ROWS; keys are read once per tile. Wide tiles go to attend_tiles, whose products are of bfloat16, where the level in use has it and
+ * keys and values are bfloat16: those of a sequence that has WIDE_FROM or more tokens in the batch. So a token's result may depend on
+ * how many tokens of its own sequence are read with it, and on nothing else: decoding, alone or among any others, is in float32.
+ *
+ * Keys are taken in chunks of LLMQ_CHUNK positions counted from the sequence's start, each chunk gives a partial softmax (top, sum,
+ * acc), and partials are folded in the order of the chunks:
  *
  *     top' = max(top, top_c);  sum' = sum e^(top - top') + sum_c e^(top_c - top');  acc likewise      (online softmax, Milakov & Gimelshein 2018)
  *
@@ -16,25 +20,31 @@
 
 #include "kernels.h"
 
-enum { TILE_ROWS = 16 };
+enum {
+    ROWS = 16,
+    WIDE_ROWS = 64,
+    WIDE_FROM = 32, /* tokens of a sequence; as TILES_FROM of matmul.c, so that a small batch of one sequence is exact in both */
+};
 static const int64_t MAX_PARTIALS = 1 << 23; /* floats; beyond, tiles are not split */
 
 typedef struct { /* one tile of tokens; the same for every KV head */
     int32_t group, at; /* first token: order[at] */
+    int32_t wide; /* for attend_tiles */
     int32_t tokens, position, total; /* total: positions of the sequence or its source, for non-causal attention */
     int32_t first_chunk, chunks;
 } tile;
 
-typedef struct {
-    float *top, *sum, *acc;
-} partial;
+static int may_be_wide(const llmq_kv *kv) { return kv->type == LLMQ_BF16 && llmq_kernels_used()->attend_tiles != NULL; }
 
-static int32_t tile_tokens(const llmq_op *op) {
-    const int32_t per_kv = op->i[0] / op->i[2];
-    return per_kv < TILE_ROWS ? TILE_ROWS / per_kv : 1;
+static int32_t tile_tokens(const llmq_op *op, int wide) {
+    const int32_t per_kv = op->i[0] / op->i[2], rows = wide ? WIDE_ROWS : ROWS;
+    return per_kv < rows ? rows / per_kv : 1;
 }
 
-static int32_t tile_rows(const llmq_op *op) { return tile_tokens(op) * (op->i[0] / op->i[2]); }
+/* What there must be room for. */
+static int32_t tile_rows(const llmq_kv *kv, const llmq_op *op) {
+    return (tile_tokens(op, may_be_wide(kv)) * (op->i[0] / op->i[2]) + 15) / 16 * 16;
+}
 
 static int32_t from_of(const llmq_op *op, int32_t position) {
     return op->i[4] > 0 && position >= op->i[4] ? position - op->i[4] + 1 : 0;
@@ -54,7 +64,9 @@ static int next_tile(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g,
     t->at += t->tokens;
     if (t->at == g->first[t->group + 1]) t->group++;
     if (t->group == g->n) return 0;
-    const int32_t end = g->first[t->group + 1], most = tile_tokens(op);
+    const int32_t end = g->first[t->group + 1];
+    t->wide = may_be_wide(kv) && end - g->first[t->group] >= WIDE_FROM;
+    const int32_t most = tile_tokens(op, t->wide);
     t->tokens = end - t->at < most ? end - t->at : most;
     t->position = g->positions[g->order[t->at]];
     t->total = op->i[5] == 2 ? keys_of(kv, op, g, g->order[t->at])->length : g->positions[g->order[end - 1]] + 1;
@@ -63,13 +75,18 @@ static int next_tile(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g,
     return 1;
 }
 
-static partial partial_at(float *memory, int64_t rows) { return (partial){memory, memory + rows, memory + 2 * rows}; }
+static llmq_attn_part part_at(float *memory, int64_t rows) { return (llmq_attn_part){memory, memory + rows, memory + 2 * rows}; }
 
-static int64_t partial_floats(int64_t rows, int64_t d_v) { return rows * (2 + d_v); }
+static int64_t part_floats(int64_t rows, int64_t d_v) { return rows * (2 + d_v); }
+
+/* scratch of attend_tiles */
+static int64_t wide_floats(const llmq_kv *kv, const llmq_op *op) {
+    return may_be_wide(kv) ? llmq_attend_scratch(op->i[1], kv->slots[op->slot].v_cols) / (int64_t)sizeof(float) : 0;
+}
 
 int64_t llmq_attn_scratch(const llmq_kv *kv, const llmq_op *op) {
-    const int64_t rows = tile_rows(op), d_v = kv->slots[op->slot].v_cols;
-    return rows * (op->i[1] + 5 + LLMQ_CHUNK) + 2 * partial_floats(rows, d_v);
+    const int64_t rows = tile_rows(kv, op), d_v = kv->slots[op->slot].v_cols;
+    return rows * (op->i[1] + 5 + LLMQ_CHUNK) + 2 * part_floats(rows, d_v) + wide_floats(kv, op);
 }
 
 int64_t llmq_attn_partials(const llmq_kv *kv, const llmq_op *op, const llmq_groups *g, int nth) {
@@ -79,7 +96,7 @@ int64_t llmq_attn_partials(const llmq_kv *kv, const llmq_op *op, const llmq_grou
         chunks += (int64_t)op->i[2] * t.chunks;
         if (tiles >= 2 * nth) return 0; /* so tiles <= LLMQ_ATTN_SPLIT */
     }
-    const int64_t floats = chunks * partial_floats(tile_rows(op), kv->slots[op->slot].v_cols);
+    const int64_t floats = chunks * part_floats(tile_rows(kv, op), kv->slots[op->slot].v_cols);
     return nth == 1 || chunks == tiles || floats > MAX_PARTIALS ? 0 : floats;
 }
 
@@ -94,9 +111,8 @@ static float alibi_slope(const llmq_op *op, int32_t head) { /* Press et al. 2022
 }
 
 /* Rows of the tile: token-major, then the heads of KV head h. Returns their number. */
-static int32_t gather(const llmq_attn *a, const tile *t, int32_t h, float *q, int32_t *rows, float *slope) {
+static int32_t gather(const llmq_attn *a, const tile *t, int32_t h, float *q, int32_t *rows, int32_t most, float *slope) {
     const llmq_op *op = a->op;
-    const int32_t most = tile_rows(op);
     int32_t *from = rows, *to = from + most, *heads_of = to + most, *position = heads_of + most;
     const int32_t heads = op->i[0], d = op->i[1], per_kv = heads / op->i[2];
     for (int32_t i = 0; i < t->tokens; i++) {
@@ -115,31 +131,7 @@ static int32_t gather(const llmq_attn *a, const tile *t, int32_t h, float *q, in
     return t->tokens * per_kv;
 }
 
-static void fold(const partial *into, const partial *p, int32_t rows, int32_t d_v) {
-    for (int32_t r = 0; r < rows; r++) {
-        float *acc = into->acc + (int64_t)r * d_v;
-        const float *more = p->acc + (int64_t)r * d_v;
-        if (p->top[r] == -INFINITY) continue;
-        if (p->top[r] > into->top[r]) {
-            const float scale = expf(into->top[r] - p->top[r]);
-            into->top[r] = p->top[r];
-            into->sum[r] = into->sum[r] * scale + p->sum[r];
-            for (int32_t c = 0; c < d_v; c++) acc[c] = acc[c] * scale + more[c];
-        } else {
-            const float scale = expf(p->top[r] - into->top[r]);
-            into->sum[r] += p->sum[r] * scale;
-            for (int32_t c = 0; c < d_v; c++) acc[c] += more[c] * scale;
-        }
-    }
-}
-
-static void fold_start(const partial *p, int32_t rows, int32_t d_v) {
-    for (int32_t r = 0; r < rows; r++) p->top[r] = -INFINITY;
-    memset(p->sum, 0, (size_t)rows * sizeof(float));
-    memset(p->acc, 0, (size_t)rows * (size_t)d_v * sizeof(float));
-}
-
-static void finish(const llmq_attn *a, const tile *t, int32_t h, const partial *p, int32_t d_v) {
+static void finish(const llmq_attn *a, const tile *t, int32_t h, const llmq_attn_part *p, int32_t d_v) {
     const int32_t heads = a->op->i[0], per_kv = heads / a->op->i[2], width = a->op->i[3];
     for (int32_t i = 0; i < t->tokens; i++)
         for (int32_t g = 0; g < per_kv; g++) {
@@ -151,7 +143,8 @@ static void finish(const llmq_attn *a, const tile *t, int32_t h, const partial *
                 sum = sum * scale + expf(sink - top);
             }
             float *out = a->out + ((int64_t)a->groups->order[t->at + i] * heads + head) * width;
-            for (int32_t c = 0; c < width; c++) out[c] = p->acc[(int64_t)row * d_v + c] * scale / sum;
+            scale /= sum;
+            for (int32_t c = 0; c < width; c++) out[c] = p->acc[(int64_t)row * d_v + c] * scale;
         }
 }
 
@@ -164,37 +157,36 @@ static void attend_chunk(const llmq_attn *a, const tile *t, int32_t h, int32_t c
         c->k[i] = page < s->n_pages ? s->pages[page] + slot->k + h * slot->k_head : NULL;
         c->v[i] = page < s->n_pages ? s->pages[page] + slot->v + h * slot->v_head : NULL;
     }
-    llmq_kernels_used()->attend(c);
+    (t->wide ? llmq_kernels_used()->attend_tiles : llmq_kernels_used()->attend)(c);
 }
 
 /* KV head h of a tile: the whole of it (chunk < 0), or one chunk into item's place among the partials */
 static void run_tile(const llmq_attn *a, const tile *t, int32_t h, int32_t chunk, int64_t item, int32_t *arrived) {
     const llmq_op *op = a->op;
-    const int32_t d_v = a->kv->slots[op->slot].v_cols, most = tile_rows(op);
-    float *q = a->scratch, *slope = q + (int64_t)most * op->i[1], *scores = slope + 5 * most;
+    const int32_t d_v = a->kv->slots[op->slot].v_cols, most = tile_rows(a->kv, op);
+    const int64_t size = part_floats(most, d_v);
+    float *whole = a->scratch, *one = whole + size, *scores = one + size; /* whole cache lines, as tiles */
+    float *tiles = scores + (int64_t)most * LLMQ_CHUNK;
+    float *q = tiles + wide_floats(a->kv, op), *slope = q + (int64_t)most * op->i[1];
     int32_t *per_row = (int32_t *)(void *)(slope + most);
-    float *own = scores + (int64_t)most * LLMQ_CHUNK;
-    const int64_t size = partial_floats(most, d_v);
-    const partial state = partial_at(own, most);
-    float *place = chunk < 0 ? own + size : a->partials + item * size;
-    const int32_t rows = gather(a, t, h, q, per_row, slope);
-    partial p = partial_at(place, most);
-    llmq_attn_chunk c = {.type = a->kv->type, .rows = rows, .d_k = op->i[1], .d_v = d_v, .q = q, .from = per_row, .to = per_row + most,
-                         .bias = a->bias, .head = per_row + 2 * most, .position = per_row + 3 * most, .reach = op->i[6],
+    const llmq_attn_part state = part_at(whole, most);
+    const int32_t rows = gather(a, t, h, q, per_row, most, slope);
+    llmq_attn_chunk c = {.type = a->kv->type, .rows = rows, .d_k = op->i[1], .d_v = d_v, .q = q, .from = per_row,
+                         .to = per_row + most, .bias = a->bias, .head = per_row + 2 * most,
+                         .position = per_row + 3 * most, .reach = op->i[6],
                          .slope = op->f[2] > 0.0f ? slope : NULL, .softcap = op->f[1], .scores = scores,
-                         .top = p.top, .sum = p.sum, .acc = p.acc};
+                         .scratch = (uint8_t *)(void *)tiles};
     if (chunk >= 0) {
+        c.out = part_at(a->partials + item * size, most);
         attend_chunk(a, t, h, t->first_chunk + chunk, &c);
         if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) < t->chunks) return;
         *arrived = 0; /* for the next op */
     }
-    fold_start(&state, rows, d_v);
     for (int32_t i = 0; i < t->chunks; i++) {
-        if (chunk < 0)
-            attend_chunk(a, t, h, t->first_chunk + i, &c);
-        else
-            p = partial_at(a->partials + (item - chunk + i) * size, most);
-        fold(&state, &p, rows, d_v);
+        c.out = chunk >= 0 ? part_at(a->partials + (item - chunk + i) * size, most) : i > 0 ? part_at(one, most) : state;
+        if (chunk < 0) attend_chunk(a, t, h, t->first_chunk + i, &c);
+        if (i > 0) llmq_kernels_used()->fold(&state, &c.out, rows, d_v);
+        else if (chunk >= 0) memcpy(whole, c.out.top, (size_t)size * sizeof *whole);
     }
     finish(a, t, h, &state, d_v);
 }

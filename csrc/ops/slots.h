@@ -11,6 +11,12 @@
  * one query head of one token. Keys of a chunk lie in pages of LLMQ_PAGE; layout in csrc/kv.h. */
 enum { LLMQ_PAGE = 64, LLMQ_CHUNK = 256 };
 
+typedef struct llmq_attn_part {
+    float *top;                   /* largest score; -inf when no key takes part, and then sum and acc are 0 */
+    float *sum;                   /* of exp(score - top) */
+    float *acc;                   /* [rows][d_v], sum of exp(score - top) * value */
+} llmq_attn_part;
+
 typedef struct llmq_attn_chunk {
     int32_t type;                 /* of keys and values: LLMQ_F32, LLMQ_F16, LLMQ_BF16, LLMQ_Q8_0 */
     int32_t rows, d_k, d_v;       /* d_v rounded up to 16 */
@@ -24,10 +30,20 @@ typedef struct llmq_attn_chunk {
     int32_t reach;
     float softcap;                /* > 0: score = softcap * tanh(score / softcap), before the slope */
     float *scores;                /* [rows][LLMQ_CHUNK], scratch */
-    float *top, *sum, *acc;       /* out: largest score (-inf when no key takes part), sum of exp(score - top), [rows][d_v] sum of exp * value */
+    uint8_t *scratch;             /* of attend_tiles: llmq_attend_scratch bytes */
+    llmq_attn_part out;           /* [rows], of attend_tiles room for [rows rounded up to 16] */
 } llmq_attn_chunk;
 
+/* attend: float32 products. attend_tiles: bfloat16 keys and values only, for many rows; products of bfloat16 as
+ * csrc/isa/attend_bf16.inc states, and only the first LLMQ_ATTEND_ROWS rows of scores are used. */
 typedef void llmq_attend_fn(const llmq_attn_chunk *);
+enum { LLMQ_ATTEND_ROWS = 32 };
+static inline int64_t llmq_attend_scratch(int64_t d_k, int64_t d_v) {
+    return LLMQ_ATTEND_ROWS * ((d_k + 31) / 32 * 32 + LLMQ_CHUNK) * 2 + 32 * d_v * 2;
+}
+
+/* into: the same rows over more keys */
+typedef void llmq_fold_fn(const llmq_attn_part *into, const llmq_attn_part *more, int32_t rows, int32_t d_v);
 typedef void llmq_rmsnorm_fn(float *out, const float *a, const float *w, int64_t n, float eps); /* one row; w NULL: ones */
 typedef void llmq_layernorm_fn(float *out, const float *a, const float *w, const float *b, int64_t n, float eps);
 /* one token: cosines[dims/2], then sines[dims/2]; halves: i3 of ROPE */

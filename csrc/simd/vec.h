@@ -61,16 +61,23 @@ static inline void vf_store_n(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t
 
 static inline vf vf_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
+#if defined(__AVX512F__)
+static inline float vf_sum(vf v) { return _mm512_reduce_add_ps((__m512)v); }
+static inline float vf_top(vf v) { return _mm512_reduce_max_ps((__m512)v); }
+#elif defined(__aarch64__)
+static inline float vf_sum(vf v) { return vaddvq_f32((float32x4_t)v); }
+static inline float vf_top(vf v) { return vmaxvq_f32((float32x4_t)v); }
+#else
 static inline float vf_sum(vf v) { /* halves added to each other */
     for (int step = LLMQ_LANES / 2; step > 0; step /= 2)
         for (int i = 0; i < step; i++) v[i] += v[i + step];
     return v[0];
 }
-
 static inline float vf_top(vf v) { /* the largest lane */
     float top = v[0];
     for (int i = 1; i < LLMQ_LANES; i++) top = v[i] > top ? v[i] : top;
     return top;
 }
+#endif
 
 #endif

@@ -1,6 +1,6 @@
 """How far an exact kernel of each op kind may be from the op's meaning, element by element.
 
-u = 2^-24 is the rounding of float32, b = 2^-9 that of bfloat16; sums of k terms lose at most k roundings of the sum of
+u = 2^-24 is the rounding of float32, b = 2^-8 that of bfloat16; sums of k terms lose at most k roundings of the sum of
 magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sides, so only what the op itself does counts:
 
     MATMUL     by the way the matmul driver goes: float32 sums ("floats"); activations rounded to integers, half a step of
@@ -26,7 +26,7 @@ from llmq.quant.types import QuantType
 __all__ = ["Case", "bound"]
 
 U = 2.0**-24
-B = 2.0**-9
+B = 2.0**-8
 FUNCTION = 2.0**-20
 _KV_ROUNDING = {QuantType.F32: U, QuantType.F16: 2.0**-11, QuantType.BF16: B}
 _F16_TINY = 2.0**-25
@@ -201,7 +201,7 @@ def _route(case: Case) -> Array:
 
 
 def _experts(case: Case) -> Array:
-    # the same, for the rows of each expert
+    # the same, for the rows of each expert, so many at a time
     used = case.op.i[0]
     x, stack = case.inputs[0], case.weights[0]
     heads = case.op.kind == "HEADS"
@@ -209,8 +209,10 @@ def _experts(case: Case) -> Array:
     parts = np.broadcast_to(x.reshape(len(x), -1, stack.shape[2]), (len(x), used, stack.shape[2]))
     out = np.empty((len(x), used, stack.shape[1]))
     for expert in np.unique(ids):
-        mine = ids == expert
-        out[mine] = _product(case.type, parts[mine], stack[expert], *(bias[expert] for bias in case.weights[1:]))
+        mine = np.argwhere(ids == expert)
+        for at in range(0, len(mine), _native.GATHERED):
+            taken = tuple(mine[at : at + _native.GATHERED].T)
+            out[taken] = _product(case.type, parts[taken], stack[expert], *(bias[expert] for bias in case.weights[1:]))
     return out.reshape(case.exact.shape)
 
 

@@ -2,6 +2,10 @@
 
 from libc.string cimport memset
 
+cdef extern from "ops/matmul.h" nogil:
+    enum:
+        LLMQ_GATHERED
+
 cdef extern from "kernels.h" nogil:
     ctypedef enum llmq_isa:
         LLMQ_ISA_SCALAR, LLMQ_ISA_COUNT
@@ -54,6 +58,9 @@ def packed_bytes(int32_t type, int64_t n, int64_t k, int64_t experts=1):
     cdef llmq_packed c
     check_status(llmq_pack_plan(&c, type, n, k, experts), f"packing type {type}, {experts} x {n} x {k}")
     return c.strips * c.strip_bytes * experts
+
+
+GATHERED = LLMQ_GATHERED
 
 
 def matmul_kind(int32_t type, int64_t n, int64_t k, int64_t m):

@@ -180,8 +180,11 @@ EMULATE void emulate_tile_loadd(int t, const void *base, int64_t stride) {
 EMULATE void emulate_tile_stored(int t, void *base, int64_t stride) {
     for (int r = 0; r < emulate_tile_rows(t); r++) memcpy((char *)base + r * stride, emulate_tiles.tile[t][r], (size_t)emulate_tile_bytes(t));
 }
-/* TDPBF16PS: c[m][n] += a[m][2k] * b[k][2n], then += a[m][2k+1] * b[k][2n+1]; denormals are zeros */
+/* TDPBF16PS: c[m][n] += a[m][2k] * b[k][2n], then += a[m][2k+1] * b[k][2n+1]; denormals are zeros; tiles that do not fit
+ * each other fault */
 EMULATE void emulate_tile_dpbf16ps(int c, int a, int b) {
+    if (emulate_tile_rows(c) != emulate_tile_rows(a) || emulate_tile_bytes(a) != 4 * emulate_tile_rows(b)) __builtin_trap();
+    if (emulate_tile_bytes(c) != emulate_tile_bytes(b)) __builtin_trap();
     for (int m = 0; m < emulate_tile_rows(c); m++) {
         float row[16];
         memcpy(row, emulate_tiles.tile[c][m], 64);

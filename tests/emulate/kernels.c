@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "kv.h"
 
 static const int32_t types[] = {
 #define TYPE(name, id, block, bytes) id,
@@ -94,6 +95,79 @@ static void ops(llmq_isa level) {
     check("ops", got[0], want[0], sizeof got / sizeof(float), 1e-5f);
 }
 
+/* ---- attention ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int32_t type, rows, d_k, d_v, window;
+    float slope, softcap;
+} attention;
+
+enum { KEYS = 200, START = LLMQ_CHUNK, REACH = 5 };
+
+/* One chunk: rows that end at different keys of it, over keys that llmq_kv_put wrote. */
+static void attend(const attention *a, const llmq_sequence *s, const llmq_kv_slot *slot, const float *q, llmq_attend_fn *fn,
+                   float *out) {
+    static float slope[MOST], bias[REACH * 2 + 1], scores[MOST * LLMQ_CHUNK];
+    static int32_t from[MOST], to[MOST], head[MOST];
+    const int32_t room = (a->rows + 15) / 16 * 16;
+    uint8_t *scratch = memory(llmq_attend_scratch(a->d_k, slot->v_cols));
+    float *acc = memory((int64_t)room * slot->v_cols * 4);
+    for (int r = 0; r < a->rows; r++) {
+        to[r] = START + KEYS - (a->rows - r) / 3;
+        from[r] = a->window ? to[r] - a->window : 0;
+        slope[r] = a->slope * (float)(1 + r % 4);
+    }
+    for (int i = 0; i < REACH * 2 + 1; i++) bias[i] = (float)(i % 3) - 1;
+    llmq_attn_chunk c = {.type = a->type, .rows = a->rows, .d_k = a->d_k, .d_v = slot->v_cols, .start = START, .q = q, .from = from,
+                         .to = to, .slope = a->slope > 0 ? slope : NULL, .bias = a->slope > 0 ? bias : NULL, .head = head,
+                         .position = to, .reach = REACH, .softcap = a->softcap, .scores = scores, .scratch = scratch,
+                         .out = {out, out + room, acc}};
+    for (int i = 0; i < 4; i++) {
+        c.k[i] = s->pages[START / LLMQ_PAGE + i] + slot->k;
+        c.v[i] = s->pages[START / LLMQ_PAGE + i] + slot->v;
+    }
+    fn(&c);
+    for (int r = 0; r < a->rows; r++) /* what is independent of the choice of the top */
+        for (int j = 0; j < a->d_v; j++) out[2 * room + r * a->d_v + j] = acc[r * slot->v_cols + j] / out[room + r];
+    free(scratch), free(acc);
+}
+
+static void compare_attention(attention a, llmq_isa level) {
+    static float q[MOST * 100], k[100], got[MOST * 102], want[MOST * 102];
+    const int32_t room = (a.rows + 15) / 16 * 16;
+    const llmq_kv_slot like = {.heads = 1, .d_k = a.d_k, .d_v = a.d_v};
+    llmq_kv kv;
+    int32_t seq;
+    if (llmq_kv_init(&kv, a.type, &like, 1) != LLMQ_OK || llmq_kv_open(&kv, &seq) != LLMQ_OK) exit(2);
+    if (llmq_kv_reserve(&kv, seq, START + LLMQ_CHUNK) != LLMQ_OK) exit(2);
+    for (int p = 0; p < START + KEYS; p++) {
+        for (int i = 0; i < 100; i++) k[i] = uniform();
+        llmq_kv_put(&kv, seq, 0, p, k, k);
+    }
+    for (int i = 0; i < a.rows * a.d_k; i++) q[i] = uniform() * 4 / sqrtf((float)a.d_k);
+    llmq_isa_use(LLMQ_ISA_SCALAR);
+    attend(&a, &kv.sequences[seq], &kv.slots[0], q, llmq_kernels_used()->attend, want);
+    llmq_isa_use(level);
+    attend(&a, &kv.sequences[seq], &kv.slots[0], q, llmq_kernels_used()->attend, got);
+    check("attend: top", got, want, a.rows, 1e-5f);
+    check("attend", got + 2 * room, want + 2 * room, (int64_t)a.rows * a.d_v, 1e-5f);
+    if (llmq_kernels_used()->attend_tiles != NULL && a.type == LLMQ_BF16) {
+        attend(&a, &kv.sequences[seq], &kv.slots[0], q, llmq_kernels_used()->attend_tiles, got);
+        check("attend_tiles: top", got, want, a.rows, 1e-2f);
+        check("attend_tiles", got + 2 * room, want + 2 * room, (int64_t)a.rows * a.d_v, 3e-3f);
+    }
+    llmq_kv_free(&kv);
+}
+
+static void attentions(llmq_isa level) {
+    static const int32_t kv_types[] = {LLMQ_F32, LLMQ_F16, LLMQ_BF16, LLMQ_Q8_0}, sizes[] = {7, 20, 24, 32, 48, 64, 80, 96};
+    for (size_t t = 0; t < sizeof kv_types / sizeof *kv_types; t++)
+        for (size_t d = 0; d < sizeof sizes / sizeof *sizes; d++)
+            for (int32_t rows = 1; rows <= MOST; rows += 13)
+                compare_attention((attention){kv_types[t], rows, sizes[d], sizes[(d + 3) % 8], d % 2 ? 0 : 50, d % 3 ? 0 : 0.01f,
+                                              d % 4 ? 0 : 2.0f}, level);
+}
+
 int main(void) {
     static const int64_t tokens[] = {1, 2, 3, 5, 8, 13, 33};
     int levels = 0;
@@ -104,6 +178,7 @@ int main(void) {
             for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
                 matmul(types[t], (llmq_isa)level, 16 + (int64_t)i * 5, i % 2 ? WIDE + 256 : 256, tokens[i]);
         ops((llmq_isa)level);
+        attentions((llmq_isa)level);
         printf("%s: %d comparisons, %d wrong\n", llmq_isa_name((llmq_isa)level), compared, wrong);
     }
     if (levels == 0) printf("no level above scalar\n");

@@ -1,0 +1,60 @@
+/* avx512bf16_attention.c: attend_tiles with VDPBF16PS; see attend_bf16.inc. */
+#define V_VNNI 1
+#include "simd/avx512.h"
+
+#include "isa/attend_bf16.inc"
+
+/* Two numbers for 16 columns. Clang 16 crashes on a VDPBF16PS whose operand it knows to be a broadcast. */
+V_INLINE __m512bh same_pair(const uint8_t *a) {
+    __m512i pair = v_quad(a);
+#ifdef __clang__
+    __asm__("" : "+v"(pair));
+#endif
+    return (__m512bh)pair;
+}
+
+enum { ROWS = 4, BLOCKS = 4 };
+
+/* C[ROWS][`blocks` blocks] */
+V_INLINE void square(const product *p, const int blocks, const uint8_t *a, int64_t at, float *c) {
+    vf sum[ROWS][BLOCKS];
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < blocks; i++) sum[r][i] = p->fresh ? v_fzero() : v_fload(c + r * p->ldc + i * 16);
+    }
+    for (int run = 0; run < p->runs; run++, a += (int64_t)p->row_tiles * TILE) {
+        const uint8_t *b = p->b[run] + at;
+        for (int pair = 0; pair < p->pairs; pair++, b += p->ldb) {
+            __m512bh x[ROWS];
+#pragma GCC unroll 4
+            for (int r = 0; r < ROWS; r++) x[r] = same_pair(a + r * 64 + pair * 4);
+#pragma GCC unroll 4
+            for (int i = 0; i < blocks; i++) {
+                const __m512bh column = (__m512bh)v_load(b + i * p->block);
+#pragma GCC unroll 4
+                for (int r = 0; r < ROWS; r++) sum[r][i] = _mm512_dpbf16_ps(sum[r][i], column, x[r]);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < blocks; i++) v_fstore(c + r * p->ldc + i * 16, sum[r][i]);
+    }
+}
+
+static void multiply(const product *p) {
+    for (int r = 0; r < p->row_tiles * 16; r += ROWS) {
+        const uint8_t *a = p->a + r * 64;
+        float *c = p->c + r * p->ldc;
+        int i = 0;
+        for (; i + BLOCKS <= p->blocks; i += BLOCKS) square(p, BLOCKS, a, i * p->block, c + i * 16);
+        for (; i < p->blocks; i++) square(p, 1, a, i * p->block, c + i * 16);
+    }
+}
+
+void llmq_body_avx512bf16_attention(llmq_kernels *k);
+void llmq_body_avx512bf16_attention(llmq_kernels *k) {
+    k->attend_tiles = attend_tiles;
+}
