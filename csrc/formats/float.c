@@ -22,7 +22,7 @@ static int f32_check(const void *src, int64_t n) {
     return !bad;
 }
 
-const llmq_codec llmq_codec_F32 = {
+const llmq_codec LLMQ_CODEC_OF(F32) = {
     LLMQ_CODEC(F32), .dequantize = f32_dequantize, .quantize = f32_quantize, .check = f32_check,
 };
 
@@ -50,7 +50,7 @@ static int f16_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n, 2);
 }
 
-const llmq_codec llmq_codec_F16 = {
+const llmq_codec LLMQ_CODEC_OF(F16) = {
     LLMQ_CODEC(F16), .dequantize = f16_dequantize, .quantize = f16_quantize, .check = f16_check,
 };
 
@@ -82,6 +82,6 @@ static int bf16_check(const void *src, int64_t n) {
     return !bad;
 }
 
-const llmq_codec llmq_codec_BF16 = {
+const llmq_codec LLMQ_CODEC_OF(BF16) = {
     LLMQ_CODEC(BF16), .dequantize = bf16_dequantize, .quantize = bf16_quantize, .check = bf16_check,
 };

@@ -39,7 +39,7 @@ static int q4_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 32, sizeof(block_q4_0));
 }
 
-const llmq_codec llmq_codec_Q4_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q4_0) = {
     LLMQ_CODEC(Q4_0), .bits = 4, .group = 32, .off = 8,
     .dequantize = q4_0_dequantize, .quantize = q4_0_quantize, .levels = q4_0_levels, .check = q4_0_check,
 };

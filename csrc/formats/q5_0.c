@@ -40,7 +40,7 @@ static int q5_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 32, sizeof(block_q5_0));
 }
 
-const llmq_codec llmq_codec_Q5_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q5_0) = {
     LLMQ_CODEC(Q5_0), .bits = 5, .group = 32, .off = 16,
     .dequantize = q5_0_dequantize, .quantize = q5_0_quantize, .levels = q5_0_levels, .check = q5_0_check,
 };
