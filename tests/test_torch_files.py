@@ -233,10 +233,10 @@ ZIP_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "directory beyond the file": (end_changed(16, b"\xf0\xff\xff\x7f"), TruncatedError, "beyond the file"),
     "no directory": (whole()[:-22], TruncatedError, "no directory at its end"),
     "zip64 directory elsewhere": (
-        whole()[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 3, 1) + whole()[-22:], FormatError, "zip64 directory is not where",
+        whole()[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 3, 1) + whole()[-22:], FormatError, "zip64 directory is not",
     ),
     "zip64 directory beyond the file": (
-        whole()[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 2**63, 1) + whole()[-22:], FormatError, "zip64 directory",
+        whole()[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 2**63, 1) + whole()[-22:], FormatError, "zip64",
     ),
     "a size in 64 bits beyond the file": (zip64_size(2**62), FormatError, "'m/data.pkl' reaches beyond its archive"),
     "no pickle": (archive(b"", {}).replace(b"data.pkl", b"data.pkx"), FormatError, "without one NAME/data.pkl"),

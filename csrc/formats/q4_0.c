@@ -29,7 +29,7 @@ static void q4_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
     llmq_pack_nibbles(fit->level[lane], b->qs);
 }
 
-static const ss_shape q4_0_shape = {.n = 32, .lo = -8, .hi = 7, SS_UNIFORM_STARTS(-8, 7)};
+static const ss_shape q4_0_shape = {.n = 32, .lo = -8, .hi = 7, SS_UNIFORM_STARTS(-8, 7, 7)};
 
 static llmq_status q4_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return ss_quantize(&q4_0_shape, q4_0_pack, sizeof(block_q4_0), src, dst, n, weight);

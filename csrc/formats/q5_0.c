@@ -30,7 +30,7 @@ static void q5_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
     llmq_pack_fives(fit->level[lane], b->qh, b->qs);
 }
 
-static const ss_shape q5_0_shape = {.n = 32, .lo = -16, .hi = 15, SS_UNIFORM_STARTS(-16, 15)};
+static const ss_shape q5_0_shape = {.n = 32, .lo = -16, .hi = 15, SS_UNIFORM_STARTS(-16, 15, 16)};
 
 static llmq_status q5_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return ss_quantize(&q5_0_shape, q5_0_pack, sizeof(block_q5_0), src, dst, n, weight);

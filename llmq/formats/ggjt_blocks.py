@@ -47,7 +47,8 @@ def relaid_fives(raw: UInt8s, qtype: QuantType) -> UInt8s:
     blocks = raw.reshape(-1, qtype.block_bytes).copy()
     at = _FIVES[qtype]
     blocks[:, at:] = _in_turn(blocks[:, at:])
-    return blocks.reshape(-1)
+    out: UInt8s = blocks.reshape(-1)
+    return out
 
 
 @dataclass(frozen=True)
