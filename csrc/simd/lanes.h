@@ -91,7 +91,8 @@ static inline vf vf_clamp(vf a, vf lo, vf hi) {
 
 /* the lanes of a and b in turn: of their first halves, of their second halves */
 #if defined(__AVX512F__)
-#define LLMQ_ZIP(i) i, i + 16, i + 1, i + 17, i + 2, i + 18, i + 3, i + 19, i + 4, i + 20, i + 5, i + 21, i + 6, i + 22, i + 7, i + 23
+#define LLMQ_ZIP(i) \
+    i, i + 16, i + 1, i + 17, i + 2, i + 18, i + 3, i + 19, i + 4, i + 20, i + 5, i + 21, i + 6, i + 22, i + 7, i + 23
 #elif defined(__AVX2__)
 #define LLMQ_ZIP(i) i, i + 8, i + 1, i + 9, i + 2, i + 10, i + 3, i + 11
 #else
