@@ -114,14 +114,16 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
     gain, slope = np.zeros_like(back), np.zeros_like(back)
     extreme = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
     least, greatest, top = x.min(axis=0), x.max(axis=0), np.float32(shape.hi - shape.lo)
-    for i, start in enumerate(shape.starts[: shape.plain] if weight is None else shape.starts):
+    count = shape.plain if weight is None else len(shape.starts)
+    for i, start in enumerate(shape.starts[:count]):
         if isinstance(start, tuple):
             a, b = np.float32(start[0]), np.float32(start[1])
             m = rounded(least + (greatest - least) / (top + (a + b)) * a)
             attempt(rounded((greatest - m) / (top + b)), m)
             continue
         if solved:
-            q = shape.level(x * divide(np.full_like(extreme, float(start)), extreme))
+            inverse: Floats = divide(np.full_like(extreme, start), extreme)
+            q = shape.level(x * inverse)
             hq = h * q
             q2, xq = total(hq * q), total(hq * x)
             fit = divide(xq, q2)
