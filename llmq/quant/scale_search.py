@@ -115,7 +115,8 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
     extreme = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
     least, greatest, top = x.min(axis=0), x.max(axis=0), np.float32(shape.hi - shape.lo)
     count = shape.plain if weight is None else len(shape.starts)
-    for i, start in enumerate(shape.starts[:count]):
+    starts: tuple[float | tuple[float, float], ...] = shape.starts[:count]
+    for i, start in enumerate(starts):
         if isinstance(start, tuple):
             a, b = np.float32(start[0]), np.float32(start[1])
             m = rounded(least + (greatest - least) / (top + (a + b)) * a)
