@@ -103,10 +103,12 @@ class BuildLlmq(build_ext):
         # One worker per usable core; headers are few, so any newer header rebuilds everything.
         shared = [p for p in ROOT.glob("csrc/**/*") if p.suffix in (".h", ".def", ".inc")]
         newest = max(p.stat().st_mtime for p in [*shared, Path(__file__), self.made / "grids.inc"])
+        codecs = max(p.stat().st_mtime for p in ROOT.glob("csrc/formats/*.c"))  # csrc/isa/*_codecs.c include these
 
         def compile_one(source: str) -> str:
             target = Path(self.build_temp, source).with_suffix(".o")
-            if target.exists() and target.stat().st_mtime > max(newest, Path(source).stat().st_mtime):
+            last = max(newest, Path(source).stat().st_mtime, codecs if source.endswith("_codecs.c") else 0)
+            if target.exists() and target.stat().st_mtime > last:
                 return str(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             isa = Path(source).stem.split("_")[0] if Path(source).parent.name == "isa" else ""

@@ -48,6 +48,11 @@ enum {
     LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_half and tiles_quant: two strips' panel of 256 columns in bf16 */
 };
 
+/* llmq_codec_of and llmq_convert (llmq.h) */
+typedef const llmq_codec *llmq_codec_of_fn(int32_t type);
+typedef llmq_status llmq_convert_fn(const llmq_codec *from, const void *src, const llmq_codec *to, void *dst, int64_t rows,
+                                    int64_t k, const float *weight, float *scratch, llmq_conversion *out);
+
 /* x[k] -> one prepared row, width columns (32 or LLMQ_MAX_BLOCK) at a time. Columns with a NaN or an infinity among them get
  * dx = NaN and q = 0, so that the product shows it. */
 typedef void llmq_x8_fn(const float *x, int64_t k, int32_t width, uint8_t *row);

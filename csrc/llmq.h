@@ -74,8 +74,9 @@ typedef struct llmq_codec {
 
 const llmq_codec *llmq_codec_of(int32_t type); /* NULL for an unknown id */
 
-/* rows of k weights from one type to another (csrc/formats/convert.c) and the sums of squares of what is lost and of what was there;
- * weight: importance of each column, or NULL; scratch: 2 k floats; bad: index of the first NaN or infinity on LLMQ_ERR_NONFINITE */
+/* rows of k weights from one type to another (csrc/formats/convert.inc) and the sums of squares of what is lost and of what was
+ * there; weight: importance of each column, or NULL; scratch: 2 k floats; bad: index of the first NaN or infinity on
+ * LLMQ_ERR_NONFINITE */
 typedef struct llmq_conversion {
     double error, square;
     int64_t bad;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 __all__ = [
     "Cancelled",
@@ -23,6 +24,7 @@ __all__ = [
     "UnsupportedQuantError",
     "printable",
     "quoted",
+    "some_of",
 ]
 
 
@@ -30,6 +32,12 @@ def quoted(text: object, limit: int = 80) -> str:
     """Text from a file as it may stand in a message: its repr, at most `limit` characters."""
     shown = repr(text)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def some_of(names: Sequence[str], limit: int = 4) -> str:
+    """The first names of a list from a file, quoted, and how many more there are."""
+    shown = ", ".join(map(quoted, names[:limit]))
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def printable(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from llmq.errors import FormatError, UnsafeFileError, UnsupportedArchError, UnsupportedError
+from llmq.errors import FormatError, LimitError, TruncatedError, UnsafeFileError, UnsupportedArchError, UnsupportedError
 from llmq.formats import open_checkpoint
 from llmq.quant.types import QuantType
 
@@ -116,14 +117,20 @@ def test_shards_may_be_links_but_only_bare_names_of_regular_files(tmp_path: Path
     open_checkpoint(path).close()
     index = path / "model.safetensors.index.json"
     whole = index.read_text()
-    for name in ("../blob", "/etc/passwd", "..", "x\\\\y"):
+    for name in ("../blob", "/etc/passwd", "..", ".", "", "x\\\\y", "x\\u0000y"):
         index.write_text(whole.replace("b.safetensors", name))
         with pytest.raises(UnsafeFileError, match="bare file names"):
             open_checkpoint(path)
     index.write_text(whole)
     (path / "b.safetensors").unlink()
+    with pytest.raises(TruncatedError, match=r"1 of the 2 shards are missing: 'b\.safetensors'"):
+        open_checkpoint(path)
     (path / "b.safetensors").mkdir()
     with pytest.raises(UnsafeFileError, match="a folder"):
+        open_checkpoint(path)
+    (path / "b.safetensors").rmdir()
+    os.mkfifo(path / "b.safetensors")
+    with pytest.raises(UnsafeFileError, match="a FIFO"):
         open_checkpoint(path)
 
 
@@ -138,9 +145,38 @@ def test_an_index_that_disagrees_with_its_shards(tmp_path: Path) -> None:
         index.write_text(json.dumps({"weight_map": whole["weight_map"] | change}))
         with pytest.raises(FormatError, match=problem):
             open_checkpoint(path)
-    index.write_text('{"weight_map": {}}')
-    with pytest.raises(FormatError, match="no weight_map"):
-        open_checkpoint(path)
+    for broken, problem in (
+        ('{"weight_map": {}}', "no weight_map"),
+        ('{"weight_map": {"a": 1}}', "no weight_map"),
+        ('{"weight_map": ["a.safetensors"]}', "no weight_map"),
+        ('{"metadata": {}}', "no weight_map"),
+        ('["a.safetensors"]', "expected a JSON object"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "key 'a' appears twice"),
+        ('{"weight_map": {"a": ' + "[" * 100 + "]" * 100 + "}}", "more than 64 levels"),
+        ('{"weight_map": {"a\0": "x"}}', "NUL byte"),
+        ('{"weight_map": ', "not JSON"),
+    ):
+        index.write_text(broken)
+        with pytest.raises(FormatError, match=problem) as caught:
+            open_checkpoint(path)
+        assert caught.value.path == str(index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmq.formats.weights._MAX_INDEX", 10)
+        with pytest.raises(LimitError, match="15 bytes of JSON; at most 10"):
+            open_checkpoint(path)
+
+
+def test_a_broken_shard_is_blamed_by_its_name(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "m", weights())
+    shard = path / "b.safetensors"
+    whole = shard.read_bytes()
+    for data, error in (
+        (whole[:-1], TruncatedError), (whole + b"x", FormatError), (b"", TruncatedError), (b"<html>", FormatError),
+    ):  # fmt: skip
+        shard.write_bytes(data)
+        with pytest.raises(error) as caught:
+            open_checkpoint(path)
+        assert caught.value.path == str(shard)
 
 
 def test_tied_embeddings_and_buffers_are_left_out(tmp_path: Path) -> None:

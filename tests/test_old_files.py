@@ -1,10 +1,11 @@
-"""Files of llama.cpp before August 2023: GGUF version 1 and GGJT version 3 become the GGUF that they stand for, the older ones
-are refused (tests/test_hostile_files.py)."""
+"""Files of llama.cpp before August 2023: GGUF version 1, GGJT and GGMF become the GGUF that they stand for; what else there was
+is refused (tests/test_hostile_files.py)."""
 
 from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import tiny
 from test_hostile_files import opens_or_refuses, put, refused
 
 import llmq
-from llmq.errors import FormatError, LimitError, ModelFileError, TruncatedError, UnsupportedQuantError
+from llmq.errors import FormatError, LimitError, ModelFileError, TruncatedError, UnsupportedError, UnsupportedQuantError
 from llmq.formats import open_checkpoint
 from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
@@ -80,14 +81,27 @@ NAMES = {
 TOKENS = [b"", b"", b"", *(bytes([i]) for i in range(256)), b" ", b"a", b" a", "é".encode()]
 
 
-def ggjt_tensor(name: str, shape: tuple[int, ...], kind: int, data: bytes, at: int) -> bytes:
-    head = struct.pack("<III", len(shape), len(name), kind) + struct.pack(f"<{len(shape)}I", *reversed(shape)) + name.encode()
-    return head + bytes(-(at + len(head)) % 32) + data
+def ggjt_head(name: str, shape: tuple[int, ...], kind: int) -> bytes:
+    return struct.pack("<III", len(shape), len(name), kind) + struct.pack(f"<{len(shape)}I", *reversed(shape)) + name.encode()
 
 
-def ggjt(qtype: QuantType = QuantType.Q8_0, version: int = 3, fields: tuple = (263, 64, 32, 4, 2, 16, 7)) -> tuple[bytes, dict]:
+def encoded(values: np.ndarray, qtype: QuantType) -> bytes:
+    if not qtype.is_float:
+        return quantize(values, qtype).tobytes()
+    return values.astype("<f2" if qtype is QuantType.F16 else "<f4").tobytes()
+
+
+def ggjt(
+    qtype: QuantType = QuantType.Q8_0,
+    version: int = 3,
+    fields: tuple = (263, 64, 32, 4, 2, 16, 7),
+    encode: Callable[[np.ndarray, QuantType], bytes] = encoded,
+    *,
+    magic: bytes = b"tjgg",
+    step: int = 32,
+) -> tuple[bytes, dict]:
     """A random LLaMA of two key heads as GGJT; and its values by the names of GGUF."""
-    out = b"tjgg" + struct.pack("<I7I", version, *fields)
+    out = magic + struct.pack("<I7I", version, *fields)
     for id, token in enumerate(TOKENS):
         out += struct.pack("<I", len(token)) + token + struct.pack("<f", -id)
     rng = np.random.default_rng(3)
@@ -99,8 +113,8 @@ def ggjt(qtype: QuantType = QuantType.Q8_0, version: int = 3, fields: tuple = (2
         block, _, rest = stem.rpartition(".")
         old = (f"layers.{block}." if block else "") + NAMES[rest] + ".weight" + suffix
         kind = qtype if array.ndim == 2 else QuantType.F32
-        data = quantize(array, kind).tobytes() if kind is not QuantType.F32 else array.tobytes()
-        out += ggjt_tensor(old, array.shape, kind, data, len(out))
+        out += ggjt_head(old, array.shape, kind)
+        out += bytes(-len(out) % step) + encode(array, kind)
     return out, values
 
 
@@ -121,6 +135,86 @@ def test_ggjt_of_version_3_is_converted(tmp_path: Path) -> None:
     with llmq.load(tmp_path / "new.gguf") as llm:
         assert llm.tokenize("a a") == [1, 261, 261]
         assert np.isfinite(llm.logits([1, 261])).all()
+
+
+def old_blocks(values: np.ndarray, qtype: QuantType, version: int) -> tuple[bytes, np.ndarray, bytes]:
+    """Weights in blocks of GGJT 1 or 2, written here from their description: the bytes, the exact values, and today's blocks
+    with the same integers."""
+    x = values.reshape(-1, 32)
+    bits, has_min, half = int(qtype.name[1]), qtype.name.endswith("1"), qtype.name.startswith("Q5")
+    least, most = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+    if has_min:
+        numbers = np.concatenate([(most - least) / np.float32(2**bits - 1), least], axis=1)
+    else:
+        numbers = np.abs(x).max(axis=1, keepdims=True) / np.float32(2 ** (bits - 1) - 1)
+    numbers = numbers.astype(np.float16).astype(np.float32) if half else numbers
+    d, m = numbers[:, :1], numbers[:, 1:] if has_min else np.float32(0)
+    off, low, high = (0, -127, 127) if bits == 8 else (0 if has_min else 2 ** (bits - 1), 0, 2**bits - 1)
+    q = np.rint((x - m) / d + off).clip(low, high).astype(np.int16)
+    exact = (q - off).astype(np.float32) * d + m
+    fours = (q & 15).astype(np.uint8)
+    fifth = [np.packbits((q >> 4).astype(np.uint8), axis=1, bitorder="little")] if bits == 5 else []
+    today = q.astype(np.int8).view(np.uint8) if bits == 8 else fours[:, :16] | fours[:, 16:] << 4
+    then = fours[:, ::2] | fours[:, 1::2] << 4 if bits < 8 and version == 1 else today
+    head = numbers.astype(np.float16).view(np.uint8)
+    old = np.concatenate([head if half else numbers.view(np.uint8), *fifth, then], axis=1)
+    return old.tobytes(), exact.reshape(values.shape), np.concatenate([head, *fifth, today], axis=1).tobytes()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_ggjt_of_versions_1_and_2_keeps_what_it_had(kind: str, version: int, tmp_path: Path) -> None:
+    qtype = QuantType[kind]
+
+    def encode(values: np.ndarray, found: QuantType) -> bytes:
+        return encoded(values, found) if found.is_float else old_blocks(values, found, version)[0]
+
+    data, values = ggjt(qtype, version, encode=encode)
+    path = put(tmp_path / "old.bin", data)
+    report = llmq.convert_model(path, tmp_path / "new.gguf")
+    llmq.convert_model(path, tmp_path / "exact.gguf", "F32")
+    with llmq.read_tensors(tmp_path / "new.gguf") as new, llmq.read_tensors(tmp_path / "exact.gguf") as exact:
+        assert set(new) == set(exact) == set(values)
+        for name, array in values.items():
+            if array.ndim == 1 or qtype.is_float:
+                want, today = array.astype(np.float16 if kind == "F16" and array.ndim == 2 else np.float32), None
+            else:
+                _, want, today = old_blocks(array, qtype, version)
+            np.testing.assert_array_equal(exact[name].numpy(), want.astype(np.float32))
+            assert new[name].raw().tobytes() == (want.tobytes() if today is None else today), name
+    rounded = {t.name for t in report.tensors if not t.exact}
+    assert rounded == ({n for n, a in values.items() if a.ndim == 2} if kind in ("Q4_0", "Q4_1", "Q8_0") else set())
+    with open_checkpoint(path) as model:
+        assert all((t.packed is not None) == (t.name in rounded) for t in model.tensors.values())
+    assert llmq.inspect(path).format == "GGJT"
+
+
+def test_ggmf_is_converted_when_it_holds_floats(tmp_path: Path) -> None:
+    data, values = ggjt(QuantType.F16, 1, magic=b"fmgg", step=1)
+    llmq.convert_model(put(tmp_path / "old.bin", data), tmp_path / "new.gguf")
+    with llmq.read_tensors(tmp_path / "new.gguf") as tensors:
+        for name, array in values.items():
+            assert tensors[name].raw().tobytes() == encoded(array, QuantType.F16 if array.ndim == 2 else QuantType.F32), name
+    quantized = ggjt(QuantType.Q4_0, 1, magic=b"fmgg", step=1)[0]
+    refused(put(tmp_path / "q.bin", quantized), UnsupportedError, "is Q4_0, which cannot be taken from a GGMF file; get the")
+
+
+def test_what_ggjt_1_and_2_did_not_have_or_cannot_give(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    old, _ = ggjt(QuantType.Q4_0, 1, encode=lambda x, t: encoded(x, t) if t.is_float else old_blocks(x, t, 1)[0])
+    at = old.index(b"layers.0.attention.wk.weight") - 12
+    for number, name in ((4, "Q4_2"), (5, "Q4_3"), (12, "Q4_K"), (99, "type id 99")):
+        changed = old[:at] + struct.pack("<I", number) + old[at + 4 :]
+        refused(put(path, changed), UnsupportedError, f"wk.weight' is {name}, which cannot be taken from a GGJT 1 file")
+    data = old.index(b"layers.0.attention.wk.weight") + len("layers.0.attention.wk.weight")
+    data += -data % 32
+    for bits, message in ((0x7FC00000, "holds NaN or infinity"), (0x7F000000, "has values beyond float32|beyond binary16")):
+        put(path, old[:data] + struct.pack("<I", bits) + old[data + 4 :])
+        with pytest.raises(FormatError, match=f"blk.0.attn_k.weight' ({message})"):
+            llmq.convert_model(path, tmp_path / "x.gguf")
+        assert not (tmp_path / "x.gguf").exists()
+    part = ggjt(QuantType.F16, 1, (263, 128, 32, 4, 2, 16, 1))[0]
+    refused(put(path, part), UnsupportedError, "has 64 of 128 columns: the file is one of several")
 
 
 WHOLE = ggjt()[0]

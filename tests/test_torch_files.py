@@ -205,6 +205,18 @@ def with_duplicate(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def zip64_size(size: int) -> bytes:
+    """The archive with the first member's sizes in an extra block of 64 bits."""
+    data = whole()
+    start, extra = data.index(b"PK\x01\x02"), struct.pack("<HHQQ", 1, 16, size, size)
+    name = start + 46 + len("m/data.pkl")
+    lengths = data[start + 28 : start + 30] + struct.pack("<H", 20)
+    entry = data[start : start + 20] + b"\xff" * 8 + lengths + data[start + 32 : name]
+    end = data.rindex(b"PK\x05\x06")
+    length = struct.pack("<I", end - start + 20)
+    return data[:start] + entry + extra + data[name:end] + data[end : end + 12] + length + data[end + 16 :]
+
+
 ZIP_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "compressed": (entry_changed(10, b"\x08\x00"), FormatError, "'m/data.pkl' is compressed"),
     "two sizes": (entry_changed(20, b"\x01\x00\x00\x00"), FormatError, "'m/data.pkl' is compressed"),
@@ -220,6 +232,13 @@ ZIP_RULES: dict[str, tuple[bytes, type[ModelFileError], str]] = {
     "more members than bytes": (end_changed(10, b"\xff\xff"), LimitError, "65535 members"),
     "directory beyond the file": (end_changed(16, b"\xf0\xff\xff\x7f"), TruncatedError, "beyond the file"),
     "no directory": (whole()[:-22], TruncatedError, "no directory at its end"),
+    "zip64 directory elsewhere": (
+        whole()[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 3, 1) + whole()[-22:], FormatError, "zip64 directory is not",
+    ),
+    "zip64 directory beyond the file": (
+        whole()[:-22] + b"PK\x06\x07" + struct.pack("<IQI", 0, 2**63, 1) + whole()[-22:], FormatError, "zip64",
+    ),
+    "a size in 64 bits beyond the file": (zip64_size(2**62), FormatError, "'m/data.pkl' reaches beyond its archive"),
     "no pickle": (archive(b"", {}).replace(b"data.pkl", b"data.pkx"), FormatError, "without one NAME/data.pkl"),
     "two pickles": (archive(one(), {}, {"n/data.pkl": one()}), FormatError, "without one NAME/data.pkl"),
     "big-endian": (archive(one(), {}).replace(b"little", b"big\0\0\0"), UnsupportedError, "big-endian"),

@@ -5,6 +5,11 @@
 #include "formats/half.h"
 #include "llmq.h"
 
+/* The name of a codec; codecs.inc gives it another for every instruction set that the codecs are compiled for. */
+#ifndef LLMQ_CODEC_OF
+#define LLMQ_CODEC_OF(T) llmq_codec_##T
+#endif
+
 /* The fields of a codec that types.def knows, and the check that the struct that draws the block has its size. */
 #define LLMQ_CODEC(T) .type = LLMQ_##T, .name = #T, .block = LLMQ_BLOCK_##T, .bytes = LLMQ_BYTES_##T
 #define LLMQ_CHECK_BLOCK(T, block_struct) _Static_assert(sizeof(block_struct) == LLMQ_BYTES_##T, #T " block size")
@@ -114,7 +119,7 @@ static inline void llmq_pack_fives(const uint8_t q[32], uint8_t qh[4], uint8_t q
 }
 
 /* IQ4_NL and IQ4_XS: nibbles as above, places in this codebook (iq4_nl.c); q is the level there plus 128. */
-extern const int8_t llmq_iq4_levels[16];
+extern const int8_t llmq_iq4_levels[16]; /* codecs.c */
 
 static inline void llmq_unpack_iq4(const uint8_t qs[16], uint8_t q[32]) {
     llmq_unpack_nibbles(qs, q);

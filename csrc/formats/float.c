@@ -18,11 +18,15 @@ static llmq_status f32_quantize(const float *src, void *dst, int64_t n, const fl
 static int f32_check(const void *src, int64_t n) {
     const uint8_t *p = src;
     uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= (p[4 * i + 3] & 0x7f) == 0x7f && (p[4 * i + 2] & 0x80);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, p + 4 * i, 4);
+        bad |= (u & 0x7f800000u) == 0x7f800000u;
+    }
     return !bad;
 }
 
-const llmq_codec llmq_codec_F32 = {
+const llmq_codec LLMQ_CODEC_OF(F32) = {
     LLMQ_CODEC(F32), .dequantize = f32_dequantize, .quantize = f32_quantize, .check = f32_check,
 };
 
@@ -46,11 +50,23 @@ static llmq_status f16_quantize(const float *src, void *dst, int64_t n, const fl
     return LLMQ_OK;
 }
 
-static int f16_check(const void *src, int64_t n) {
-    return llmq_finite_f16(src, n, 2);
+/* 1 when no number has all of these bits set, those of the exponent. */
+static int halves_without(uint16_t bits, const void *src, int64_t n) {
+    const uint8_t *p = src;
+    uint16_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, 2);
+        bad |= (h & bits) == bits;
+    }
+    return !bad;
 }
 
-const llmq_codec llmq_codec_F16 = {
+static int f16_check(const void *src, int64_t n) {
+    return halves_without(0x7c00, src, n);
+}
+
+const llmq_codec LLMQ_CODEC_OF(F16) = {
     LLMQ_CODEC(F16), .dequantize = f16_dequantize, .quantize = f16_quantize, .check = f16_check,
 };
 
@@ -76,12 +92,9 @@ static llmq_status bf16_quantize(const float *src, void *dst, int64_t n, const f
 }
 
 static int bf16_check(const void *src, int64_t n) {
-    const uint8_t *p = src;
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= (p[2 * i + 1] & 0x7f) == 0x7f && (p[2 * i] & 0x80);
-    return !bad;
+    return halves_without(0x7f80, src, n);
 }
 
-const llmq_codec llmq_codec_BF16 = {
+const llmq_codec LLMQ_CODEC_OF(BF16) = {
     LLMQ_CODEC(BF16), .dequantize = bf16_dequantize, .quantize = bf16_quantize, .check = bf16_check,
 };

@@ -6,7 +6,7 @@
 
 /* q is twice the number, plus 16: an integer of 5 bits. A code's bit 3 is the sign, the others are its place among the magnitudes. */
 enum { LLMQ_FP4_OFF = 16 };
-extern const int8_t llmq_fp4_levels[16]; /* ascending (mxfp4.c) */
+extern const int8_t llmq_fp4_levels[16]; /* ascending (codecs.c) */
 
 /* Places 0..7 of the levels are negative, from the largest magnitude to -0, 8..15 positive. */
 static inline uint8_t llmq_fp4_level(uint8_t code) {

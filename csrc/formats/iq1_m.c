@@ -67,7 +67,7 @@ static int iq1_m_check(const void *src, int64_t n) {
     return 1;
 }
 
-const llmq_codec llmq_codec_IQ1_M = {
+const llmq_codec LLMQ_CODEC_OF(IQ1_M) = {
     LLMQ_CODEC(IQ1_M), LLMQ_GRID_CODEC(16, LLMQ_SCALE_F32, 3, llmq_iq1_levels),
     .dequantize = iq1_m_dequantize, .quantize = iq1_m_quantize, .levels = iq1_m_levels, .check = iq1_m_check,
 };

@@ -55,7 +55,7 @@ static int iq1_s_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq1_s));
 }
 
-const llmq_codec llmq_codec_IQ1_S = {
+const llmq_codec LLMQ_CODEC_OF(IQ1_S) = {
     LLMQ_CODEC(IQ1_S), LLMQ_GRID_CODEC(32, LLMQ_SCALE_F32, 3, llmq_iq1_levels),
     .dequantize = iq1_s_dequantize, .quantize = iq1_s_quantize, .levels = iq1_s_levels, .check = iq1_s_check,
 };

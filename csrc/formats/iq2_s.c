@@ -52,7 +52,7 @@ static int iq2_s_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq2_s));
 }
 
-const llmq_codec llmq_codec_IQ2_S = {
+const llmq_codec LLMQ_CODEC_OF(IQ2_S) = {
     LLMQ_CODEC(IQ2_S), LLMQ_GRID_CODEC(16, LLMQ_SCALE_F32, 3, llmq_iq2_levels),
     .dequantize = iq2_s_dequantize, .quantize = iq2_s_quantize, .levels = iq2_s_levels, .check = iq2_s_check,
 };

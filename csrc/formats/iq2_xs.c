@@ -49,7 +49,7 @@ static int iq2_xs_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq2_xs));
 }
 
-const llmq_codec llmq_codec_IQ2_XS = {
+const llmq_codec LLMQ_CODEC_OF(IQ2_XS) = {
     LLMQ_CODEC(IQ2_XS), LLMQ_GRID_CODEC(16, LLMQ_SCALE_F32, 3, llmq_iq2_levels),
     .dequantize = iq2_xs_dequantize, .quantize = iq2_xs_quantize, .levels = iq2_xs_levels, .check = iq2_xs_check,
 };

@@ -52,7 +52,7 @@ static int iq2_xxs_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq2_xxs));
 }
 
-const llmq_codec llmq_codec_IQ2_XXS = {
+const llmq_codec LLMQ_CODEC_OF(IQ2_XXS) = {
     LLMQ_CODEC(IQ2_XXS), LLMQ_GRID_CODEC(32, LLMQ_SCALE_F32, 3, llmq_iq2_levels),
     .dequantize = iq2_xxs_dequantize, .quantize = iq2_xxs_quantize, .levels = iq2_xxs_levels, .check = iq2_xxs_check,
 };

@@ -52,7 +52,7 @@ static int iq3_s_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq3_s));
 }
 
-const llmq_codec llmq_codec_IQ3_S = {
+const llmq_codec LLMQ_CODEC_OF(IQ3_S) = {
     LLMQ_CODEC(IQ3_S), LLMQ_GRID_CODEC(32, LLMQ_SCALE_F16, 4, llmq_iq3_s_levels),
     .dequantize = iq3_s_dequantize, .quantize = iq3_s_quantize, .levels = iq3_s_levels, .check = iq3_s_check,
 };

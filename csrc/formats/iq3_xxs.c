@@ -45,7 +45,7 @@ static int iq3_xxs_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq3_xxs));
 }
 
-const llmq_codec llmq_codec_IQ3_XXS = {
+const llmq_codec LLMQ_CODEC_OF(IQ3_XXS) = {
     LLMQ_CODEC(IQ3_XXS), LLMQ_GRID_CODEC(32, LLMQ_SCALE_F32, 4, llmq_iq3_xxs_levels),
     .dequantize = iq3_xxs_dequantize, .quantize = iq3_xxs_quantize, .levels = iq3_xxs_levels, .check = iq3_xxs_check,
 };

@@ -14,8 +14,6 @@ typedef struct {
 } block_iq4_nl;
 LLMQ_CHECK_BLOCK(IQ4_NL, block_iq4_nl);
 
-const int8_t llmq_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
 static void iq4_nl_levels(const void *block, llmq_levels *out) {
     const block_iq4_nl *b = block;
     llmq_unpack_iq4(b->qs, out->q);
@@ -42,7 +40,7 @@ static int iq4_nl_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 32, sizeof(block_iq4_nl));
 }
 
-const llmq_codec llmq_codec_IQ4_NL = {
+const llmq_codec LLMQ_CODEC_OF(IQ4_NL) = {
     LLMQ_CODEC(IQ4_NL), .bits = 8, .group = 32, .off = 128, .code_bits = 4, .codebook = llmq_iq4_levels,
     .dequantize = iq4_nl_dequantize, .quantize = iq4_nl_quantize, .levels = iq4_nl_levels, .check = iq4_nl_check,
 };

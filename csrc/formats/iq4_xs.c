@@ -58,7 +58,7 @@ static int iq4_xs_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 256, sizeof(block_iq4_xs));
 }
 
-const llmq_codec llmq_codec_IQ4_XS = {
+const llmq_codec LLMQ_CODEC_OF(IQ4_XS) = {
     LLMQ_CODEC(IQ4_XS), .bits = 8, .group = 32, .off = 128, .has_scales = 1, .code_bits = 4, .codebook = llmq_iq4_levels,
     .dequantize = iq4_xs_dequantize, .quantize = iq4_xs_quantize, .levels = iq4_xs_levels, .check = iq4_xs_check,
 };

@@ -16,8 +16,6 @@ typedef struct {
 } block_mxfp4;
 LLMQ_CHECK_BLOCK(MXFP4, block_mxfp4);
 
-const int8_t llmq_fp4_levels[16] = {-12, -8, -6, -4, -3, -2, -1, 0, 0, 1, 2, 3, 4, 6, 8, 12};
-
 static void mxfp4_levels(const void *block, llmq_levels *out) {
     const block_mxfp4 *b = block;
     llmq_unpack_nibbles(b->qs, out->q);
@@ -53,7 +51,7 @@ static int mxfp4_check(const void *src, int64_t n) {
     return 1;
 }
 
-const llmq_codec llmq_codec_MXFP4 = {
+const llmq_codec LLMQ_CODEC_OF(MXFP4) = {
     LLMQ_CODEC(MXFP4), .bits = 5, .group = 32, .off = LLMQ_FP4_OFF, .scale = LLMQ_SCALE_E8M0, .code_bits = 4,
     .codebook = llmq_fp4_levels,
     .dequantize = mxfp4_dequantize, .quantize = mxfp4_quantize, .levels = mxfp4_levels, .check = mxfp4_check,

@@ -66,7 +66,7 @@ static int nvfp4_check(const void *src, int64_t n) {
     return 1;
 }
 
-const llmq_codec llmq_codec_NVFP4 = {
+const llmq_codec LLMQ_CODEC_OF(NVFP4) = {
     LLMQ_CODEC(NVFP4), .bits = 5, .group = 16, .off = LLMQ_FP4_OFF, .has_scales = 1, .scale = LLMQ_SCALE_E4M3, .code_bits = 4,
     .codebook = llmq_fp4_levels,
     .dequantize = nvfp4_dequantize, .quantize = nvfp4_quantize, .levels = nvfp4_levels, .check = nvfp4_check,

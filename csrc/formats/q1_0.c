@@ -48,7 +48,7 @@ static int q1_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 128, sizeof(block_q1_0));
 }
 
-const llmq_codec llmq_codec_Q1_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q1_0) = {
     LLMQ_CODEC(Q1_0), .bits = 2, .group = 32, .off = 1, .code_bits = 1, .codebook = signs,
     .dequantize = q1_0_dequantize, .quantize = q1_0_quantize, .levels = q1_0_levels, .check = q1_0_check,
 };

@@ -43,7 +43,7 @@ static int q2_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 64, sizeof(block_q2_0));
 }
 
-const llmq_codec llmq_codec_Q2_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q2_0) = {
     LLMQ_CODEC(Q2_0), .bits = 2, .group = 32, .off = 1,
     .dequantize = q2_0_dequantize, .quantize = q2_0_quantize, .levels = q2_0_levels, .check = q2_0_check,
 };

@@ -56,7 +56,7 @@ static int q2_k_check(const void *src, int64_t n) {
            llmq_finite_f16(p + offsetof(block_q2_k, dmin), n / 256, sizeof(block_q2_k));
 }
 
-const llmq_codec llmq_codec_Q2_K = {
+const llmq_codec LLMQ_CODEC_OF(Q2_K) = {
     LLMQ_CODEC(Q2_K), .bits = 2, .group = 16, .has_min = 1, .has_scales = 1,
     .dequantize = q2_k_dequantize, .quantize = q2_k_quantize, .levels = q2_k_levels, .check = q2_k_check,
 };

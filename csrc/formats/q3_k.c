@@ -63,7 +63,7 @@ static int q3_k_check(const void *src, int64_t n) {
     return llmq_finite_f16((const uint8_t *)src + offsetof(block_q3_k, d), n / 256, sizeof(block_q3_k));
 }
 
-const llmq_codec llmq_codec_Q3_K = {
+const llmq_codec LLMQ_CODEC_OF(Q3_K) = {
     LLMQ_CODEC(Q3_K), .bits = 3, .group = 16, .off = 4, .has_scales = 1,
     .dequantize = q3_k_dequantize, .quantize = q3_k_quantize, .levels = q3_k_levels, .check = q3_k_check,
 };

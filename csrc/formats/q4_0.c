@@ -29,7 +29,7 @@ static void q4_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
     llmq_pack_nibbles(fit->level[lane], b->qs);
 }
 
-static const ss_shape q4_0_shape = {.n = 32, .lo = -8, .hi = 7, SS_UNIFORM_STARTS(-8, 7)};
+static const ss_shape q4_0_shape = {.n = 32, .lo = -8, .hi = 7, SS_UNIFORM_STARTS(-8, 7, 7)};
 
 static llmq_status q4_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return ss_quantize(&q4_0_shape, q4_0_pack, sizeof(block_q4_0), src, dst, n, weight);
@@ -39,7 +39,7 @@ static int q4_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 32, sizeof(block_q4_0));
 }
 
-const llmq_codec llmq_codec_Q4_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q4_0) = {
     LLMQ_CODEC(Q4_0), .bits = 4, .group = 32, .off = 8,
     .dequantize = q4_0_dequantize, .quantize = q4_0_quantize, .levels = q4_0_levels, .check = q4_0_check,
 };

@@ -50,7 +50,7 @@ static int q4_1_check(const void *src, int64_t n) {
     return llmq_finite_f16(b->d, n / 32, sizeof *b) && llmq_finite_f16(b->m, n / 32, sizeof *b);
 }
 
-const llmq_codec llmq_codec_Q4_1 = {
+const llmq_codec LLMQ_CODEC_OF(Q4_1) = {
     LLMQ_CODEC(Q4_1), .bits = 4, .group = 32, .has_min = 1,
     .dequantize = q4_1_dequantize, .quantize = q4_1_quantize, .levels = q4_1_levels, .check = q4_1_check,
 };

@@ -52,7 +52,7 @@ static int q4_k_check(const void *src, int64_t n) {
            llmq_finite_f16((const uint8_t *)src + 2, n / 256, sizeof(block_q4_k));
 }
 
-const llmq_codec llmq_codec_Q4_K = {
+const llmq_codec LLMQ_CODEC_OF(Q4_K) = {
     LLMQ_CODEC(Q4_K), .bits = 4, .group = 32, .has_min = 1, .has_scales = 1,
     .dequantize = q4_k_dequantize, .quantize = q4_k_quantize, .levels = q4_k_levels, .check = q4_k_check,
 };

@@ -30,7 +30,7 @@ static void q5_0_pack(const ss_fit *fit, int lane, uint8_t *block) {
     llmq_pack_fives(fit->level[lane], b->qh, b->qs);
 }
 
-static const ss_shape q5_0_shape = {.n = 32, .lo = -16, .hi = 15, SS_UNIFORM_STARTS(-16, 15)};
+static const ss_shape q5_0_shape = {.n = 32, .lo = -16, .hi = 15, SS_UNIFORM_STARTS(-16, 15, 16)};
 
 static llmq_status q5_0_quantize(const float *src, void *dst, int64_t n, const float *weight) {
     return ss_quantize(&q5_0_shape, q5_0_pack, sizeof(block_q5_0), src, dst, n, weight);
@@ -40,7 +40,7 @@ static int q5_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 32, sizeof(block_q5_0));
 }
 
-const llmq_codec llmq_codec_Q5_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q5_0) = {
     LLMQ_CODEC(Q5_0), .bits = 5, .group = 32, .off = 16,
     .dequantize = q5_0_dequantize, .quantize = q5_0_quantize, .levels = q5_0_levels, .check = q5_0_check,
 };

@@ -51,7 +51,7 @@ static int q5_1_check(const void *src, int64_t n) {
     return llmq_finite_f16(b->d, n / 32, sizeof *b) && llmq_finite_f16(b->m, n / 32, sizeof *b);
 }
 
-const llmq_codec llmq_codec_Q5_1 = {
+const llmq_codec LLMQ_CODEC_OF(Q5_1) = {
     LLMQ_CODEC(Q5_1), .bits = 5, .group = 32, .has_min = 1,
     .dequantize = q5_1_dequantize, .quantize = q5_1_quantize, .levels = q5_1_levels, .check = q5_1_check,
 };

@@ -55,7 +55,7 @@ static int q5_k_check(const void *src, int64_t n) {
            llmq_finite_f16((const uint8_t *)src + 2, n / 256, sizeof(block_q5_k));
 }
 
-const llmq_codec llmq_codec_Q5_K = {
+const llmq_codec LLMQ_CODEC_OF(Q5_K) = {
     LLMQ_CODEC(Q5_K), .bits = 5, .group = 32, .has_min = 1, .has_scales = 1,
     .dequantize = q5_k_dequantize, .quantize = q5_k_quantize, .levels = q5_k_levels, .check = q5_k_check,
 };

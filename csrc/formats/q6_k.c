@@ -62,7 +62,7 @@ static int q6_k_check(const void *src, int64_t n) {
     return llmq_finite_f16((const uint8_t *)src + offsetof(block_q6_k, d), n / 256, sizeof(block_q6_k));
 }
 
-const llmq_codec llmq_codec_Q6_K = {
+const llmq_codec LLMQ_CODEC_OF(Q6_K) = {
     LLMQ_CODEC(Q6_K), .bits = 6, .group = 16, .off = 32, .has_scales = 1,
     .dequantize = q6_k_dequantize, .quantize = q6_k_quantize, .levels = q6_k_levels, .check = q6_k_check,
 };

@@ -39,7 +39,7 @@ static int q8_0_check(const void *src, int64_t n) {
     return llmq_finite_f16(src, n / 32, sizeof(block_q8_0));
 }
 
-const llmq_codec llmq_codec_Q8_0 = {
+const llmq_codec LLMQ_CODEC_OF(Q8_0) = {
     LLMQ_CODEC(Q8_0), .bits = 8, .group = 32, .off = 128,
     .dequantize = q8_0_dequantize, .quantize = q8_0_quantize, .levels = q8_0_levels, .check = q8_0_check,
 };

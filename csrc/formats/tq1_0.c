@@ -66,7 +66,7 @@ static int tq1_0_check(const void *src, int64_t n) {
     return llmq_finite_f16((const uint8_t *)src + offsetof(block_tq1_0, d), n / 256, sizeof(block_tq1_0));
 }
 
-const llmq_codec llmq_codec_TQ1_0 = {
+const llmq_codec LLMQ_CODEC_OF(TQ1_0) = {
     LLMQ_CODEC(TQ1_0), .bits = 2, .group = 32, .off = 1,
     .dequantize = tq1_0_dequantize, .quantize = tq1_0_quantize, .levels = tq1_0_levels, .check = tq1_0_check,
 };

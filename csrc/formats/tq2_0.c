@@ -43,7 +43,7 @@ static int tq2_0_check(const void *src, int64_t n) {
     return llmq_finite_f16((const uint8_t *)src + offsetof(block_tq2_0, d), n / 256, sizeof(block_tq2_0));
 }
 
-const llmq_codec llmq_codec_TQ2_0 = {
+const llmq_codec LLMQ_CODEC_OF(TQ2_0) = {
     LLMQ_CODEC(TQ2_0), .bits = 2, .group = 32, .off = 1,
     .dequantize = tq2_0_dequantize, .quantize = tq2_0_quantize, .levels = tq2_0_levels, .check = tq2_0_check,
 };

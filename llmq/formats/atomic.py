@@ -17,7 +17,7 @@ from types import TracebackType
 
 __all__ = ["AtomicFile"]
 
-_BEHIND = 32 << 20  # bytes after which the system is asked to begin writing: else all of it waits for the sync at the end
+_BEHIND = 8 << 20  # bytes after which the system is asked to begin writing: else all of it waits for the sync at the end
 
 
 class AtomicFile:

@@ -1,13 +1,14 @@
-"""GGJT version 3, llama.cpp's format from June to August 2023, as the GGUF that stands for it. Only LLaMA came in it.
+"""GGMF and GGJT, llama.cpp's formats from March to August 2023, as the GGUF that stands for them. Only LLaMA came in them.
 
-    "tjgg" | u32 version 3 | u32 n_vocab, n_embd, n_mult, n_head, n_layer, n_rot, file type
+    "fmgg" or "tjgg" | u32 version | u32 n_vocab, n_embd, n_mult, n_head, n_layer, n_rot, file type
     n_vocab times  u32 length, bytes | f32 score
     to the end     u32 n_dims | u32 length of the name | u32 ggml type | u32 dims[n_dims] (innermost first) | name
-                   padding to 32 | data
+                   padding to 32 (not in GGMF) | data
 
-Tensor data is as GGUF has it, so nothing is converted. The file does not say the trained context and the epsilon of the norms:
-they are taken as llama.cpp took them. Before version 3 quantized blocks were laid out otherwise; such files are refused
-(llmq/formats/source.py). Source: llama.cpp of July 2023, llama_file_loader in llama.cpp, and its convert-llama-ggml-to-gguf.py.
+In GGJT 3 tensor data is as GGUF has it; in 1 and 2 the blocks differ (ggjt_blocks.py). Those of GGMF differ among its files,
+so only floats are taken from it. GGML, before it, has no scores of tokens and is refused (llmq/formats/source.py). The file
+does not say the trained context and the epsilon of the norms: they are taken as llama.cpp took them. Source: llama.cpp of
+July 2023, llama_file_loader in llama.cpp, and its convert-llama-ggml-to-gguf.py.
 """
 
 from __future__ import annotations
@@ -19,19 +20,25 @@ from pathlib import Path
 
 import numpy as np
 
-from llmq.errors import FormatError, LimitError, TruncatedError, quoted
+from llmq.errors import FormatError, LimitError, TruncatedError, UnsupportedError, quoted
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Tensor
 from llmq.formats.cursor import Cursor
+from llmq.formats.ggjt_blocks import SAME, FullScales, relaid_fives, stored_bytes
 from llmq.formats.gguf_reader import MAX_NAME, tensor_type
+from llmq.formats.packed.weight import OrderedRows
 from llmq.formats.source import Source
+from llmq.formats.stored import StoredTensor
+from llmq.quant.types import QuantType
 
 __all__ = ["is_ggjt", "read_ggjt"]
 
-_HEAD = b"tjgg" + struct.pack("<I", 3)
+_VERSIONS = {b"fmgg\1\0\0\0": 0, b"tjgg\1\0\0\0": 1, b"tjgg\2\0\0\0": 2, b"tjgg\3\0\0\0": 3}  # first bytes: GGJT's, 0 is GGMF
+_HEAD_BYTES = 8
 _FIELDS = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot", "file_type")
 _LIMITS = (1 << 20, 1 << 20, 1 << 20, 1 << 12, 1 << 10, 1 << 16, 1 << 10)
 _MAX_TENSORS, _MAX_TOKEN = 65_536, 64 << 10
 _ALIGNMENT = 32
+_REMOVED = {4: "Q4_2", 5: "Q4_3"}  # ids of types that version 1 had
 _CONTEXT, _EPSILON = 2048, 5e-6
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _WHOLE = ("token_embd", "output_norm", "output")
@@ -41,22 +48,23 @@ _BYTES = range(3, 259)  # ids of the single bytes
 
 
 def is_ggjt(path: Path) -> bool:
-    """Whether the file begins as GGJT version 3 does."""
+    """Whether the file begins as one of these does."""
     source = Source(path)
     try:
-        return source.read(0, 8) == _HEAD
+        return source.read(0, _HEAD_BYTES) in _VERSIONS
     finally:
         source.close()
 
 
 def read_ggjt(path: Path) -> Checkpoint:
-    """Map a GGJT file of version 3. Raises ModelFileError and OSError."""
+    """Map a GGMF or GGJT file. Raises ModelFileError and OSError."""
     source = Source(path)
     try:
-        cursor = Cursor(source, len(_HEAD))
+        version = _VERSIONS[source.read(0, _HEAD_BYTES)]
+        cursor = Cursor(source, _HEAD_BYTES)
         fields = {name: _field(cursor, name, limit) for name, limit in zip(_FIELDS, _LIMITS, strict=True)}
         vocabulary = _vocabulary(cursor, fields["n_vocab"])
-        tensors = _tensors(source, cursor.offset, fields["n_layer"])
+        tensors = _tensors(source, cursor.offset, fields, version)
         metadata = _metadata(fields, tensors, source)
     except BaseException:
         source.close()
@@ -106,10 +114,11 @@ def _vocabulary(cursor: Cursor, n: int) -> dict[str, MetaValue]:
     }
 
 
-def _tensors(source: Source, at: int, n_layer: int) -> dict[str, Tensor]:
+def _tensors(source: Source, at: int, fields: dict[str, int], version: int) -> dict[str, Tensor]:
     from gguf.constants import MODEL_ARCH  # noqa: PLC0415 - slow to import, and only such files need it
     from gguf.tensor_mapping import get_tensor_name_map  # noqa: PLC0415
 
+    n_layer, alignment = fields["n_layer"], 1 if version == 0 else _ALIGNMENT
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, n_layer)
     path = source.path
     tensors: dict[str, Tensor] = {}
@@ -121,21 +130,27 @@ def _tensors(source: Source, at: int, n_layer: int) -> dict[str, Tensor]:
         shape = tuple(reversed(cursor.u32s(n_dims)))
         old = cursor.bytes(n_name).decode(errors="backslashreplace")
         name = names.get_name(old, try_suffixes=(".weight",))
-        qtype = tensor_type(number, old, path, at)
+        qtype, size = _type(number, old, version, path, at)
         if name is None or name in tensors or len(tensors) >= _MAX_TENSORS:
             raise FormatError(f"tensor {quoted(old)} is none of LLaMA's, or comes twice", path=path, offset=at)
         if min(shape) < 1 or shape[-1] % qtype.block:
             raise FormatError(f"tensor {quoted(old)} of {qtype.name} has the shape {shape}", path=path, offset=at)
-        begin = -(-cursor.at // _ALIGNMENT) * _ALIGNMENT
-        nbytes = qtype.nbytes(math.prod(shape))
+        if name == "token_embd.weight" and shape[-1] < fields["n_embd"]:
+            raise UnsupportedError(
+                f"tensor {quoted(old)} has {shape[-1]} of {fields['n_embd']} columns: the file is one of several that cut each "
+                "tensor, which are not joined; get the model as GGUF, or convert its Hugging Face folder",
+                path=path,
+                offset=at,
+            )
+        begin = -(-cursor.at // alignment) * alignment
+        nbytes = math.prod(shape) // qtype.block * size
         if begin + nbytes > source.size:
             raise TruncatedError(
                 f"tensor {quoted(old)} ends at byte {begin + nbytes}, but the file has {source.size}; download it again",
                 path=path,
                 offset=source.size,
             )
-        read, release = partial(source.view, begin, nbytes), partial(source.release, begin)
-        tensors[name] = Tensor(name, shape, qtype, read, str(path), begin, release)
+        tensors[name] = _tensor(StoredTensor(name, qtype.name, shape, source, begin, nbytes), qtype, version)
         at = begin + nbytes
     wanted = [*_WHOLE, *(f"blk.{i}.{name}" for i in range(n_layer) for name in _BLOCK)]
     missing = [name for name in wanted if f"{name}.weight" not in tensors]
@@ -143,6 +158,38 @@ def _tensors(source: Source, at: int, n_layer: int) -> dict[str, Tensor]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise TruncatedError(f"tensor {missing[0]}{more} missing; download the file again", path=path, offset=source.size)
     return tensors
+
+
+def _type(number: int, name: str, version: int, path: Path, at: int) -> tuple[QuantType, int]:
+    """The type of a tensor, and the bytes of a block of it in the file."""
+    if version == 3:
+        qtype = tensor_type(number, name, path, at)
+        return qtype, qtype.block_bytes
+    found = next((qtype for qtype in QuantType if int(qtype) == number), None)
+    size = None if found is None else stored_bytes(found)
+    if found is None or size is None or (version == 0 and found not in SAME):
+        kind = _REMOVED.get(number) or (f"type id {number}" if found is None else found.name)
+        given = "GGMF" if version == 0 else f"GGJT {version}"
+        raise UnsupportedError(
+            f"tensor {quoted(name)} is {kind}, which cannot be taken from a {given} file; get the model as GGUF, or convert "
+            "its Hugging Face folder",
+            path=path,
+            offset=at,
+        )
+    return found, size
+
+
+def _tensor(stored: StoredTensor, qtype: QuantType, version: int) -> Tensor:
+    name, shape, path, begin = stored.name, stored.shape, str(stored.source.path), stored.offset
+    view = partial(stored.source.view, begin, stored.nbytes)
+    if stored.nbytes != qtype.nbytes(stored.size):
+        kind, matrix = f"{qtype.name} of GGJT {version}", (stored.size // shape[-1], shape[-1])
+        weight = FullScales(name, kind, matrix, stored.nbytes, path, begin, stored=qtype, version=version, raw=view)
+        packed = OrderedRows(weight)
+        return Tensor(name, shape, qtype, partial(packed.blocks, qtype, 0, matrix[0]), path, begin, packed=packed)
+    if version == 1 and qtype not in SAME:
+        return Tensor(name, shape, qtype, lambda: relaid_fives(view(), qtype), path, begin)
+    return Tensor(name, shape, qtype, view, path, begin, partial(stored.source.release, begin))
 
 
 class _Part:

@@ -49,8 +49,9 @@ def refuse_lookalike(head: bytes, size: int, path: Path, wanted: str) -> None:
         raise TruncatedError(f"the file is empty; expected {wanted}", path=path, offset=0)
     if head[:4] in _OLD_MAGICS:
         raise UnsupportedError(
-            f"this is a {_OLD_MAGICS[head[:4]]} file, llama.cpp's before August 2023, and no longer in use; llmq reads GGJT "
-            "version 3 of these; get the model as GGUF, or convert its Hugging Face folder",
+            f"this is a {_OLD_MAGICS[head[:4]]} file, llama.cpp's before August 2023, and no longer in use; of these llmq "
+            "reads GGMF version 1 and GGJT 1 to 3 (GGML lacks the scores of tokens); get the model as GGUF, or convert its "
+            "Hugging Face folder",
             path=path,
             offset=0,
         )

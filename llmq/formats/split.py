@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from llmq.errors import FormatError, TruncatedError, quoted
+from llmq.errors import FormatError, TruncatedError, quoted, some_of
 from llmq.formats.checkpoint import Checkpoint, MetaValue
 from llmq.formats.gguf_reader import read_gguf
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
@@ -27,7 +27,6 @@ __all__ = ["SplitLimit", "open_gguf", "open_writer"]
 _PART = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _KEYS = ("split.no", "split.count", "split.tensors.count")
 _MAX_PARTS = 512  # written at once; each is an open file
-_NAMED = 4  # missing parts that a message lists
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -42,10 +41,9 @@ def open_gguf(path: Path) -> Checkpoint:
         names = _part_names(given, count)
         missing = [name for name in names if not (path.parent / name).exists()]
         if missing:
-            shown = ", ".join(map(quoted, missing[:_NAMED])) + (
-                f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            raise TruncatedError(
+                f"{len(missing)} of the {count} parts of this model are missing: {some_of(missing)}", path=path
             )
-            raise TruncatedError(f"{len(missing)} of the {count} parts of this model are missing: {shown}", path=path)
         given.close()
         parts.clear()
         for no, name in enumerate(names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmq.errors import FormatError, UnsafeFileError, quoted
+from llmq.errors import FormatError, TruncatedError, UnsafeFileError, quoted, some_of
 from llmq.formats.json_file import read_json
 from llmq.formats.safetensors import open_safetensors
 from llmq.formats.source import Source
@@ -62,14 +62,17 @@ def _open_shards(folder: Path, index_name: str) -> tuple[list[Source], dict[str,
     where = read_json(index_path, _MAX_INDEX).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
         raise FormatError("the index has no weight_map of tensor names to file names", path=index_path)
+    shards = sorted(set(where.values()))
+    unsafe = next((shard for shard in shards if shard in ("", ".", "..") or any(char in shard for char in "/\\\0")), None)
+    if unsafe is not None:
+        raise UnsafeFileError(f"the index names the shard {quoted(unsafe)}; only bare file names are allowed", path=index_path)
+    absent = [shard for shard in shards if not (folder / shard).exists()]
+    if absent:
+        raise TruncatedError(f"{len(absent)} of the {len(shards)} shards are missing: {some_of(absent)}", path=index_path)
     sources: list[Source] = []
     tensors: dict[str, StoredTensor] = {}
     try:
-        for shard in sorted(set(where.values())):
-            if shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
-                raise UnsafeFileError(
-                    f"the index names the shard {quoted(shard)}; only bare file names are allowed", path=index_path
-                )
+        for shard in shards:
             source, found, _ = open_weights(folder / shard)
             sources.append(source)
             for name, tensor in found.items():

@@ -296,8 +296,8 @@ def stage_one(k: Problem) -> tuple[Floats, Floats]:
     top = k.shape.level(False)[-1]
     far = np.abs(k.by_group(k.x)).max(axis=0)
     a, curve, gain = np.zeros_like(far), np.zeros_like(far), np.zeros_like(far)
-    for start in (*STARTS, None):
-        xq, qq = k.sums(k.round(a if start is None else far / (top * np.float32(start))))
+    for start in STARTS:
+        xq, qq = k.sums(k.round(far / (top * np.float32(start))))
         slope = xq / qq
         won = slope * xq
         better = (far > 0) & (xq > 0) & (won > gain)

@@ -81,7 +81,7 @@ class Fives(Legacy):
 
 class Q4_0(Nibbles):  # noqa: N801 - the type's name
     name, off = "Q4_0", 8
-    shape = Shape(-8, 7, uniform_starts(-8, 7))
+    shape = Shape(-8, 7, uniform_starts(-8, 7), plain=7)
 
 
 class Q4_1(Nibbles):  # noqa: N801
@@ -101,7 +101,7 @@ class Q5_1(Fives):  # noqa: N801
 
 class Q8_0(Legacy):  # noqa: N801
     name, off = "Q8_0", 128
-    shape = Shape(-127, 127, EIGHT_BIT_STARTS)
+    shape = Shape(-127, 127, EIGHT_BIT_STARTS, plain=8)
 
     @staticmethod
     def unpack(bits: UInt8s) -> UInt8s:

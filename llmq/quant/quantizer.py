@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total), here ("quantize", bytes read, bytes in all); returning False cancels."""
 
 _PIECE = 1 << 19  # weights: large enough that handing out costs nothing, small enough that a cancel acts within 0.1 s
-_AHEAD = 2  # pieces per thread that are converted or wait to be written
+_AHEAD = 6  # pieces per thread that are converted or wait to be written
 _QUANTIZATION_VERSION = 2
 
 

@@ -28,16 +28,18 @@ IQ4_STARTS = (-127, -122, -117, -112, -132, -137, -142, -147, 113, 108, 103, 98,
 MXFP4_STARTS = (8, 4, 2, 16, 32)
 NVFP4_STARTS = (12, 11.5, 11, 10.5, 12.5, 13, 13.5, 8, 7.5, 8.5, 6, 6.5, 4, 14, 16, 9)
 EIGHT_BIT_STARTS = (
-    *(127, 127.4, 126.6, 126.2, 125.8, 125.4, 125, 124.6),
-    *(124.2, 123.8, 123.4, 123, 122.6, 122.2, 121.8, 121.4),
+    *(127, 126.1, 123.1, 124, 124.9, 120.1, 118.9, 121),
+    *(116.8, 121.9, 127.4, 126.6, 125.4, 123.6, 122.5, 117.8),
 )
 
 
 def uniform_starts(lo: int, hi: int) -> tuple[float, ...]:
-    low = (0, 0.2, 0.4, 0.6, 0.8, -0.2, -0.4, -0.6), (0.1, 0.3, 0.5, 0.7, -0.1, -0.3, -0.5, -1, 1, 1.4, 1.8)
-    high = (0, -0.2, -0.4, -0.6, -0.8, 0.2, 0.4, 0.6), (-1, -1.4, -1.8, -2.2)
-    sides = (low[0], lo), (high[0], hi), (low[1], lo), (high[1], hi)
-    return tuple(float(np.float32(end) + np.float32(by)) for steps, end in sides for by in steps)
+    steps = (
+        *((lo, (0, -0.5, 0.8, -0.8, 0.3, -0.2)), (hi, (-0.1,)), (lo, (1.3, 0.5, 0.1, 1, 1.8, -1))),
+        (hi, (0, -0.2, -0.4, -0.6, -0.8, 0.2, 0.4, 0.6, -1, -1.4, -1.8)),
+        *((lo, (-0.35, 0.6)), (hi, (-2.2,)), (lo, (-0.65, 1.5))),
+    )
+    return tuple(float(np.float32(end) + np.float32(by)) for end, all_by in steps for by in all_by)
 
 
 @dataclass(frozen=True)
@@ -107,18 +109,33 @@ def search(shape: Shape, src: Floats, weight: Floats | None) -> tuple[UInt8s, Fl
         better: npt.NDArray[np.bool_] = err < best
         best, best_d, best_m = (np.where(better, new, old) for new, old in ((err, best), (d, best_d), (m, best_m)))
 
+    has_min = isinstance(shape.starts[0], tuple)
+    solved = not has_min and shape.scale == "F16"
+    gain, slope = np.zeros_like(back), np.zeros_like(back)
     extreme = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
     least, greatest, top = x.min(axis=0), x.max(axis=0), np.float32(shape.hi - shape.lo)
-    for start in shape.starts[: shape.plain] if weight is None else shape.starts:
+    count = shape.plain if weight is None else len(shape.starts)
+    starts: tuple[float | tuple[float, float], ...] = shape.starts[:count]
+    for i, start in enumerate(starts):
         if isinstance(start, tuple):
             a, b = np.float32(start[0]), np.float32(start[1])
             m = rounded(least + (greatest - least) / (top + (a + b)) * a)
             attempt(rounded((greatest - m) / (top + b)), m)
-        else:
+            continue
+        if solved:
+            inverse: Floats = divide(np.full_like(extreme, start), extreme)
+            q = shape.level(x * inverse)
+            hq = h * q
+            q2, xq = total(hq * q), total(hq * x)
+            fit = divide(xq, q2)
+            better = fit * xq > gain * np.float32(1 + 2.0**-20)
+            gain, slope = np.where(better, fit * xq, gain), np.where(better, fit, slope)
+        if i == 0 or not solved:
             attempt(rounded(extreme / np.float32(start)), best_m)
-    has_min = isinstance(shape.starts[0], tuple)
+    if solved:
+        attempt(rounded(slope), best_m)
     h0 = total(h)
-    for _ in range(REFITS):
+    for _ in range(REFITS - solved):
         s = measure(shape, x, h, best_d, best_m)
         m, rq = best_m, s.rq
         if has_min:
