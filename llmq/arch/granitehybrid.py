@@ -44,10 +44,10 @@ class GraniteHybrid(RecurrentFamily, GraniteMoe):
 
     def hf_metadata(self, config: Mapping[str, object], path: str | None = None) -> dict[str, MetaValue]:
         given = Fields(config, path)
-        width = given.integer("shared_intermediate_size", default=1024)
         if not _is_dense(given):
-            return super().hf_metadata(config, path) | {f"{self.name}.expert_shared_feed_forward_length": width}
+            return super().hf_metadata(config, path)
         # the feed-forward is the one that all tokens use
+        width = given.integer("shared_intermediate_size", default=1024)
         one = {**config, "intermediate_size": width, "num_local_experts": 1, "num_experts_per_tok": 1}
         return {key: value for key, value in super().hf_metadata(one, path).items() if ".expert_" not in key}
 

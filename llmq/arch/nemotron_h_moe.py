@@ -62,7 +62,7 @@ class NemotronHMoe(NemotronH):
         return name.startswith("mtp.") or super().hf_drops(name, config)  # those predict several tokens ahead
 
     def hf_name(self, name: str) -> str:
-        name = super().hf_name(name).replace(".e_score_correction_bias", ".e_score_correction.bias")
+        name = super().hf_name(name)
         return name.replace("backbone.", "model.", 1).replace(".mixer.", ".mlp.") if ".mixer.experts." in name else name
 
 

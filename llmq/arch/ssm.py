@@ -173,7 +173,7 @@ class RecurrentFamily(Family):
         return Fields(config).integer("n_groups", "mamba_n_groups", default=1)
 
     def hf_name(self, name: str) -> str:
-        return name.replace(".dt_bias", ".dt_proj.bias")
+        return super().hf_name(name).replace(".dt_bias", ".dt_proj.bias")
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         if name.endswith(".conv1d.weight"):  # (channels, 1, taps)
