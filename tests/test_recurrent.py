@@ -82,11 +82,11 @@ def made(request: pytest.FixtureRequest) -> tuple[Builder, Tape]:
 def test_any_threads_and_any_batch_give_the_same_bits(made: tuple[Builder, Tape], level: str) -> None:  # noqa: F811
     built, tape = made
     ids = tokens(600)
-    with NativeEngine(tape, built.tensors, n_threads=1, n_batch=1000) as engine:
+    with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=1, n_batch=1000) as engine:
         want = engine.run(batch((engine.new_sequence(), 0, ids)))
     rng = np.random.default_rng(5)
     for n_threads, n_batch in ((1, 37), (2, 512), (8, 1)):
-        with NativeEngine(tape, built.tensors, n_threads=n_threads, n_batch=n_batch) as engine:
+        with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=n_threads, n_batch=n_batch) as engine:
             a, b, at = engine.new_sequence(), engine.new_sequence(), 0
             others = 0
             while at < len(ids):
@@ -107,7 +107,7 @@ def test_any_threads_and_any_batch_give_the_same_bits(made: tuple[Builder, Tape]
 def fresh(made: tuple[Builder, Tape]) -> Logits:
     """The logits of tokens(1300) in one go."""
     built, tape = made
-    with NativeEngine(tape, built.tensors, n_threads=2, n_ctx=2000) as engine:
+    with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=2, n_ctx=2000) as engine:
         return engine.run(batch((engine.new_sequence(), 0, tokens(1300))))
 
 
@@ -121,7 +121,7 @@ def test_cut_to_every_length(made: tuple[Builder, Tape], fresh: Logits, pieces: 
     """What is kept is never more than asked for, little less, and goes on as if nothing had happened, bit for bit."""
     built, tape = made
     n = 200
-    with NativeEngine(tape, built.tensors, n_threads=2) as engine:
+    with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=2) as engine:
         whole = engine.new_sequence()
         for until in [n] if pieces == "one run" else range(1, n + 1):
             go_on(engine, whole, until)
@@ -139,7 +139,7 @@ def test_cut_to_every_length(made: tuple[Builder, Tape], fresh: Logits, pieces: 
 
 def test_long_sequences_keep_few_records(made: tuple[Builder, Tape], fresh: Logits) -> None:
     built, tape = made
-    with NativeEngine(tape, built.tensors, n_threads=2, n_batch=100, n_ctx=2000) as engine:
+    with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=2, n_batch=100, n_ctx=2000) as engine:
         seq = engine.new_sequence()
         core = engine._open()
         while engine.length(seq) < 1300:
@@ -190,7 +190,7 @@ def run_all(engine: NativeEngine, seq: int, ids: npt.NDArray[np.int32], raised: 
 def test_cancelled_runs_change_nothing(made: tuple[Builder, Tape]) -> None:
     built, tape = made
     ids = tokens(9000)
-    with NativeEngine(tape, built.tensors, n_threads=2, n_batch=64, n_ctx=len(ids)) as engine:
+    with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=2, n_batch=64, n_ctx=len(ids)) as engine:
         seq = engine.new_sequence()
         engine.run(batch((seq, 0, ids[:70])))
         copy = engine.fork(seq, 70)
@@ -215,7 +215,7 @@ def test_cancelled_runs_change_nothing(made: tuple[Builder, Tape]) -> None:
 
 def test_memory_is_counted_and_refusals_change_nothing(made: tuple[Builder, Tape], monkeypatch: pytest.MonkeyPatch) -> None:
     built, tape = made
-    with NativeEngine(tape, built.tensors, n_threads=1) as engine:
+    with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=1) as engine:
         core = engine._open()
         one = core.growth_bytes(0, 1)
         assert one > 4 * sum(slot.channels * slot.columns for slot in tape.slots if hasattr(slot, "columns"))
