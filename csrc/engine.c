@@ -14,6 +14,7 @@
 #include "kernels.h"
 #include "ops/attention.h"
 #include "ops/moe.h"
+#include "ops/recurrent.h"
 
 enum {
     OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
@@ -244,7 +245,8 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
     case LLMQ_OP_CLAMP: k->clamp(out, a, all, op->f[0], op->f[1]); return;
     case LLMQ_OP_RMSNORM: {
         const int64_t group = op->i[0] > 0 ? op->i[0] : n;
-        for (int64_t at = 0; at < all; at += group) k->rmsnorm(out + at, a + at, w0, group, op->f[0]);
+        const int own = w0 != NULL && op->i[1];
+        for (int64_t at = 0; at < all; at += group) k->rmsnorm(out + at, a + at, own ? w0 + at % n : w0, group, op->f[0]);
         return;
     }
     default: break;
@@ -325,6 +327,16 @@ static void attend(llmq_engine *e, const llmq_span *span, int64_t *next, uint8_t
     llmq_attn_run(&attn, nth);
 }
 
+static void recur(llmq_engine *e, const llmq_span *span, int64_t *next, int nth) {
+    const llmq_op *op = &e->ops[span->first];
+    const llmq_recurrent x = {
+        .kv = &e->kv, .op = op, .groups = &e->groups, .w0 = e->weights[op->w0].f32, .w1 = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
+        .a = value(e, op->a), .b = op->b >= 0 ? value(e, op->b) : NULL, .a_width = width(e, op->a),
+        .b_width = op->b >= 0 ? width(e, op->b) : 0, .out_width = width(e, op->out), .out = value(e, op->out), .next = next,
+    };
+    llmq_recurrent_run(&x, nth);
+}
+
 static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int nth) {
     for (int32_t i = span->first; i < span->first + span->n && !is_cancelled(e); i++) {
         const llmq_op *op = &e->ops[i];
@@ -347,6 +359,8 @@ static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
         multiply(e, span, own, tid, nth);
     } else if (span->kind == LLMQ_ATTEND) {
         attend(e, span, next, own, nth);
+    } else if (span->kind == LLMQ_RECURRENT) {
+        recur(e, span, next, nth);
     } else if (span->kind == LLMQ_EXPERTS) {
         run_experts(e, span, own, nth);
     } else {
@@ -384,8 +398,9 @@ llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops
         memcpy(e->ops, ops, (size_t)n_ops * sizeof *ops);
         memcpy(e->values, values, (size_t)n_values * sizeof *values);
         for (int32_t i = 0; i < n_ops; i++)
-            if (ops[i].kind == LLMQ_OP_KV_PUT) {
-                slots[ops[i].slot] = (llmq_kv_slot){.heads = ops[i].i[0], .d_k = ops[i].i[1], .d_v = ops[i].i[2]};
+            if (ops[i].kind == LLMQ_OP_KV_PUT || llmq_is_recurrent(&ops[i])) {
+                slots[ops[i].slot] = llmq_is_recurrent(&ops[i]) ? (llmq_kv_slot){.floats = llmq_recurrent_floats(&ops[i])}
+                                   : (llmq_kv_slot){.heads = ops[i].i[0], .d_k = ops[i].i[1], .d_v = ops[i].i[2]};
                 n_slots = ops[i].slot >= n_slots ? ops[i].slot + 1 : n_slots;
             }
         status = llmq_kv_init(&e->kv, kv_type, slots, n_slots);
@@ -481,13 +496,21 @@ llmq_status llmq_engine_check(llmq_engine *e, const llmq_batch *b, int32_t n_voc
     return good == b->n ? LLMQ_OK : LLMQ_ERR_ARG;
 }
 
+/* The length that the batch takes the sequence of its token i to; of no interest without recurrent slots. */
+static int32_t end_of(const llmq_engine *e, const llmq_batch *b, int32_t i) {
+    int32_t last = e->kv.records.floats > 0 ? b->n - 1 : i;
+    while (b->sequences[last] != b->sequences[i]) last--;
+    return b->positions[last] + 1;
+}
+
 int64_t llmq_engine_growth(const llmq_engine *e, const llmq_batch *b) {
-    int64_t pages = 0;
+    int64_t pages = 0, records = 0;
     for (int32_t i = 0; i < b->n; i++) {
         const llmq_sequence *s = &e->kv.sequences[b->sequences[i]];
         pages += b->positions[i] % LLMQ_PAGE == 0 || (b->positions[i] == s->length && llmq_kv_is_shared(s, s->length / LLMQ_PAGE));
+        if (b->positions[i] == s->length) records += llmq_states_growth(&e->kv.records, s->length, end_of(e, b, i));
     }
-    return pages * e->kv.page_bytes;
+    return pages * e->kv.page_bytes + max64(records - e->kv.records.n_spare, 0) * llmq_record_bytes(&e->kv.records);
 }
 
 llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
@@ -495,6 +518,11 @@ llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
     const int32_t n = part_size(e, b);
     llmq_status status = LLMQ_OK;
     for (int32_t i = 0; i < b->n && status == LLMQ_OK; i++) status = llmq_kv_reserve(&e->kv, b->sequences[i], b->positions[i] + 1);
+    e->kv.records.taken = 0;
+    for (int32_t i = 0; i < b->n && status == LLMQ_OK; i++) {
+        llmq_sequence *s = &e->kv.sequences[b->sequences[i]];
+        if (b->positions[i] == s->length) status = llmq_states_reserve(&e->kv.records, &s->states, s->length, end_of(e, b, i));
+    }
     if (status == LLMQ_OK) status = grow(&e->index, index_ints(e, n) * (int64_t)sizeof(int32_t));
     if (status == LLMQ_OK) status = grow(&e->arena, e->plan.arena * n * (int64_t)sizeof(float));
     if (status == LLMQ_OK) status = grow(&e->ropes, e->plan.rope_floats * n * (int64_t)sizeof(float));
@@ -527,6 +555,7 @@ static void set_strips(llmq_engine *e, int64_t next) {
 static int is_small(const llmq_engine *e, const llmq_span *span, int64_t m) {
     const llmq_op *op = &e->ops[span->first];
     if (span->kind == LLMQ_BY_ROWS) return m == 1 || m * span->floats <= ALONE;
+    if (span->kind == LLMQ_RECURRENT) return m * e->kv.slots[op->slot].floats <= ALONE;
     if (span->kind != LLMQ_ATTEND || m > 16) return 0;
     int64_t keys = 0;
     for (int64_t t = 0; t < m; t++) keys += e->batch.positions[t] + 1;
@@ -573,10 +602,12 @@ llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, uint32_t parts,
 void llmq_engine_commit(llmq_engine *e, const llmq_batch *b, int done) {
     for (int32_t i = 0; i < b->n; i++) {
         llmq_sequence *s = &e->kv.sequences[b->sequences[i]];
-        if (done)
+        if (done) {
+            llmq_states_commit(&e->kv.records, &s->states);
             s->length = b->positions[i] + 1;
-        else
+        } else {
             llmq_kv_truncate(&e->kv, b->sequences[i], s->length);
+        }
     }
 }
 

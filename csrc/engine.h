@@ -16,11 +16,11 @@ typedef struct llmq_batch { /* see llmq/engine/base.py; sequences are those of l
 
 enum { LLMQ_MAX_GROUP = 32 };
 
-enum llmq_span_kind { LLMQ_BY_ROWS, LLMQ_PREPARE, LLMQ_MULTIPLY, LLMQ_ATTEND, LLMQ_EXPERTS };
+enum llmq_span_kind { LLMQ_BY_ROWS, LLMQ_PREPARE, LLMQ_MULTIPLY, LLMQ_ATTEND, LLMQ_EXPERTS, LLMQ_RECURRENT };
 
 typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
     int32_t kind;
-    int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND: one op; EXPERTS: EXPERTS and HEADS */
+    int32_t first, n;  /* PREPARE and MULTIPLY: at most LLMQ_MAX_GROUP matmuls of one input; ATTEND and RECURRENT: one op; EXPERTS: EXPERTS and HEADS */
     int32_t tail;      /* its rows are the output rows */
     int64_t floats;    /* written per row */
     int32_t part;      /* all of them are of this part of the tape */
@@ -63,7 +63,7 @@ int64_t llmq_engine_scratch(const llmq_engine *, int32_t n); /* bytes that a bat
 
 /* In this order, the first three quickly; only run takes long, and only it may run without the lock that guards the engine. */
 llmq_status llmq_engine_check(llmq_engine *, const llmq_batch *, int32_t n_vocab); /* LLMQ_ERR_ARG: a rule of batches is broken */
-int64_t llmq_engine_growth(const llmq_engine *, const llmq_batch *);               /* bytes of pages that prepare will allocate */
+int64_t llmq_engine_growth(const llmq_engine *, const llmq_batch *);               /* bytes of pages and records that prepare will allocate */
 llmq_status llmq_engine_prepare(llmq_engine *, const llmq_batch *);                /* LLMQ_ERR_NOMEM: nothing has changed */
 /* Runs the parts of the tape whose bits are set; out [n_out][width] gets `value`, which they write with the output rows only and nothing
  * overwrites; -1: nothing. */

@@ -45,12 +45,15 @@ llmq_status llmq_kv_init(llmq_kv *kv, int32_t type, const llmq_kv_slot *slots, i
         s->k = kv->page_bytes;
         s->v = s->k + s->heads * s->k_head;
         kv->page_bytes = s->v + s->heads * s->v_head;
+        s->record = kv->records.floats;
+        kv->records.floats += s->floats;
     }
     return LLMQ_OK;
 }
 
 void llmq_kv_free(llmq_kv *kv) {
     for (int32_t i = 0; i < kv->n_sequences; i++) llmq_kv_close(kv, i);
+    llmq_records_free(&kv->records);
     free(kv->sequences);
     free(kv->slots);
     *kv = (llmq_kv){0};
@@ -88,6 +91,7 @@ static llmq_status share(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq
     if (status != LLMQ_OK) return status;
     llmq_sequence *a = &kv->sequences[from], *b = &kv->sequences[*seq];
     status = room_for(b, pages_of(length));
+    if (status == LLMQ_OK) status = llmq_states_share(&a->states, length, &b->states);
     if (status != LLMQ_OK) {
         llmq_kv_close(kv, *seq);
         return status;
@@ -101,8 +105,12 @@ static llmq_status share(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq
     return LLMQ_OK;
 }
 
+int32_t llmq_kv_kept(const llmq_kv *kv, int32_t seq, int32_t length) {
+    return kv->records.floats > 0 ? llmq_states_before(&kv->sequences[seq].states, length) : length;
+}
+
 llmq_status llmq_kv_fork(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq) {
-    llmq_status status = share(kv, from, length, seq);
+    llmq_status status = share(kv, from, llmq_kv_kept(kv, from, length), seq);
     const int32_t source = kv->sequences[from].source;
     if (status != LLMQ_OK || source < 0) return status;
     int32_t copy;
@@ -116,7 +124,8 @@ llmq_status llmq_kv_fork(llmq_kv *kv, int32_t from, int32_t length, int32_t *seq
 
 void llmq_kv_truncate(llmq_kv *kv, int32_t seq, int32_t length) {
     llmq_sequence *s = &kv->sequences[seq];
-    if (length < s->length) s->length = length;
+    if (length < s->length) s->length = llmq_kv_kept(kv, seq, length);
+    llmq_states_cut(&kv->records, &s->states, s->length);
     while (s->n_pages > pages_of(s->length)) page_drop(kv, s->pages[--s->n_pages]);
 }
 
@@ -124,6 +133,7 @@ static void release(llmq_kv *kv, int32_t seq) {
     llmq_sequence *s = &kv->sequences[seq];
     if (!s->live) return;
     llmq_kv_truncate(kv, seq, 0);
+    llmq_states_free(&kv->records, &s->states);
     free(s->pages);
     *s = (llmq_sequence){.source = -1};
 }

@@ -6,8 +6,8 @@
  * an overlapping range and one of the two writes, unless both go by rows over the very same matrix. Values that share arena memory at
  * different times are covered by the same rule.
  *
- * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention is a phase, and so are
- * neighbouring multiplications by experts. What is left of these for a batch is decided by the engine: it skips phases, and leaves small
+ * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention and each recurrent op
+ * is a phase, and so are neighbouring multiplications by experts. What is left of these for a batch is decided by the engine: it skips phases, and leaves small
  * ones to one thread. */
 #include <stdlib.h>
 
@@ -48,6 +48,8 @@ static int32_t kind_of(const llmq_op *op) {
     case LLMQ_OP_ATTN: return LLMQ_ATTEND;
     case LLMQ_OP_EXPERTS:
     case LLMQ_OP_HEADS: return LLMQ_EXPERTS;
+    case LLMQ_OP_CONV:
+    case LLMQ_OP_SCAN: return LLMQ_RECURRENT;
     default: return LLMQ_BY_ROWS;
     }
 }
@@ -74,7 +76,8 @@ static int32_t rope_table(llmq_plan *plan, const llmq_op *op) {
 static int continues(const tape *t, const llmq_span *span, const llmq_op *first, const llmq_op *op, const access *since, int32_t n_since) {
     access mine[MAX_ACCESSES];
     const int32_t n = accesses_of(t, op, mine), tail = t->values[op->out >= 0 ? op->out : op->a].tail;
-    if (span == NULL || span->kind != kind_of(op) || span->tail != tail || span->part != op->part || span->kind == LLMQ_ATTEND) return 0;
+    if (span == NULL || span->kind != kind_of(op) || span->tail != tail || span->part != op->part) return 0;
+    if (span->kind == LLMQ_ATTEND || span->kind == LLMQ_RECURRENT) return 0;
     if (span->kind == LLMQ_MULTIPLY && (op->a != first->a || span->n == LLMQ_MAX_GROUP)) return 0;
     for (int32_t x = 0; x < n; x++)
         for (int32_t y = 0; y < n_since; y++)

@@ -402,14 +402,12 @@ class Scheduler:
         assert g.seq is not None
         length = self.engine.length(g.seq)
         if len(g.context) > self.engine.n_ctx:
-            self.engine.truncate(g.seq, min(length, g.keep))
+            length = self.engine.truncate(g.seq, min(length, g.keep))
             g.shift()
-            length = self.engine.length(g.seq)
         if length >= len(g.context):
             if not g.started and g.prompt_logits is not None and length == len(g.context):
                 return 0
-            self.engine.truncate(g.seq, len(g.context) - 1)
-            length = len(g.context) - 1
+            length = self.engine.truncate(g.seq, len(g.context) - 1)
         return len(g.context) - length
 
     def _run_prompt(self, g: Generation) -> None:
@@ -540,6 +538,7 @@ class Scheduler:
             shared = _common(g.context, held.tokens) if g.source == held.source else 0
             if shared == len(g.context) and not (held.logits is not None and held.n_logits == shared):
                 shared -= 1  # the last token must be computed for its logits
+            shared = self.engine.kept(held.seq, shared)
             if shared >= most and shared > 0:
                 best, most = held, shared
         if best is None:

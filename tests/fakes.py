@@ -61,9 +61,13 @@ class FakeEngine:
     def length(self, seq: int) -> int:
         return len(self._of(seq))
 
-    def truncate(self, seq: int, length: int) -> None:
+    def kept(self, seq: int, length: int) -> int:
         assert 0 <= length <= self.length(seq)
-        del self._of(seq)[length:]
+        return length
+
+    def truncate(self, seq: int, length: int) -> int:
+        del self._of(seq)[self.kept(seq, length) :]
+        return self.length(seq)
 
     def fork(self, seq: int, length: int) -> int:
         assert 0 <= length <= self.length(seq)

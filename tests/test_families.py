@@ -164,7 +164,9 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     kind = rope.pop("rope_type")
     old["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
     old["torch_dtype"] = old.pop("dtype", "float32")
-    old.pop("layer_types", None)
+    kinds = old.pop("layer_types", None)
+    if {"linear_attention", "conv"} & set(kinds or ()):  # layers of more than attention have always been listed
+        old["layer_types"] = [{"linear_attention": "mamba", "full_attention": "attention"}.get(kind, kind) for kind in kinds]
     return old
 
 

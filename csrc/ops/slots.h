@@ -1,6 +1,6 @@
 /* slots.h: the kernel slots of the ops that are not matmuls. One body, csrc/isa/ops.inc, compiled once per instruction set.
  *
- * Numbers: float32 throughout. exp, tanh and sigmoid are within 2 ulp or 1e-37; gelu (erf) within 1e-7 * max(|x|, 1). Sets differ
+ * Numbers: float32 throughout. exp, tanh, sigmoid and softplus are within 2 ulp or 1e-37; gelu (erf) within 1e-7 * max(|x|, 1). Sets differ
  * in the order of sums and in fused multiply-adds, by a few float32 roundings; on one set a row's result depends on that row alone. */
 #ifndef LLMQ_OPS_SLOTS_H
 #define LLMQ_OPS_SLOTS_H
@@ -34,6 +34,34 @@ typedef struct llmq_attn_chunk {
     llmq_attn_part out;           /* [rows], of attend_tiles room for [rows rounded up to 16] */
 } llmq_attn_chunk;
 
+/* Tokens of a sequence on their way through at most LLMQ_CHANNELS channels of a recurrent op. Lanes are channels and every one is a
+ * chain of its own, in the same order however many tokens come at once. */
+enum { LLMQ_CHANNELS = 16, LLMQ_MAX_TAPS = 16 };
+
+typedef struct llmq_channels {
+    int n;                        /* channels, 1 to LLMQ_CHANNELS */
+    const int32_t *rows;          /* where in x and out the tokens stand */
+    int64_t tokens;
+    const float *x;               /* of the first channel, x_step from row to row */
+    int64_t x_step;
+    float *out;
+    int64_t out_step;
+    float *state;                 /* [..][LLMQ_CHANNELS], read and written */
+} llmq_channels;
+
+typedef struct llmq_scan {
+    int states, shared;           /* shared: all states of a channel decay alike */
+    const float *a;               /* [states][LLMQ_CHANNELS], with shared by head */
+    const float *d;               /* by head; NULL: none */
+    const float *b, *c;           /* [states], x_step from row to row */
+    const float *dt;              /* by head, dt_step from row to row */
+    int64_t dt_step;
+    int32_t head[LLMQ_CHANNELS];  /* of each channel; past n any */
+} llmq_scan;
+
+/* state: the last taps - 1 rows; w: [taps][LLMQ_CHANNELS], the last for the token itself; bias NULL: none */
+typedef void llmq_conv_fn(const llmq_channels *, const float *w, const float *bias, int taps);
+typedef void llmq_scan_fn(const llmq_channels *, const llmq_scan *);
 /* attend: float32 products. attend_tiles: bfloat16 keys and values only, for many rows; products of bfloat16 as
  * csrc/isa/attend_bf16.inc states, and only the first LLMQ_ATTEND_ROWS rows of scores are used. */
 typedef void llmq_attend_fn(const llmq_attn_chunk *);

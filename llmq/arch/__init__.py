@@ -47,7 +47,7 @@ def family_of_config(config: Mapping[str, object], path: str | None = None) -> F
     by_type = {name: family for family in families().values() if not family.hf_architectures for name in family.hf_model_types}
     if model_type not in by_type:
         raise _unknown("model_type", model_type, list(by_type), path)
-    return by_type[model_type]
+    return families()[by_type[model_type].hf_family(config)]
 
 
 def build_tape(checkpoint: Checkpoint, *, n_ctx: int | None = None) -> Tape:

@@ -73,11 +73,7 @@ class Family:
     def hf_metadata(self, config: Mapping[str, object], path: str | None = None) -> dict[str, MetaValue]:
         """The `{name}.*` keys of the GGUF that belongs to a config.json (transformers 4 or 5), without `general.*` and
         `tokenizer.*`."""
-        f = Fields({**self.hf_defaults, **{k: v for k, v in config.items() if v is not None}}, path)
-        for key, allowed in self.hf_requires.items():
-            if f.has(key) and f.data[key] not in allowed:
-                shown = " or ".join(map(repr, allowed))
-                raise UnsupportedError(f"{key}: {shown} expected, found {quoted(f.data[key])}", path=path)
+        f = self.hf_fields(config, path)
         p = f"{self.name}."
         n_embd = f.integer(*N_EMBD)
         n_head = f.integer(*N_HEAD)
@@ -106,10 +102,19 @@ class Family:
             out |= hf_expert_metadata(f, p, self.normalizes)
         return out | self.hf_more(f)
 
+    def hf_fields(self, config: Mapping[str, object], path: str | None = None) -> Fields:
+        """A config.json with what transformers assumes for what is left out; UnsupportedError for what the graph cannot do."""
+        f = Fields({**self.hf_defaults, **{k: v for k, v in config.items() if v is not None}}, path)
+        for key, allowed in self.hf_requires.items():
+            if f.has(key) and f.data[key] not in allowed:
+                shown = " or ".join(map(repr, allowed))
+                raise UnsupportedError(f"{key}: {shown} expected, found {quoted(f.data[key])}", path=path)
+        return f
+
     @property
     def hf_class(self) -> str:
         """The class of transformers for the model_type that `hf_config` gives; "" when there is no way back to a folder."""
-        return self.hf_classes.get(self.hf_model_types[0], "")
+        return self.hf_classes.get(next(iter(self.hf_model_types), ""), "")
 
     def hf_config(self, f: Fields, tensors: Mapping[str, Tensor]) -> dict[str, object]:
         """The config.json of a GGUF, as far as the family decides it: the inverse of `hf_metadata`; `f` reads the keys of
@@ -148,6 +153,10 @@ class Family:
                 out["layer_types"] = ["sliding_attention" if window else "full_attention" for window in hp.windows]
         return {self.hf_renamed.get(key, key): value for key, value in out.items()}
 
+    def hf_family(self, config: Mapping[str, object]) -> str:
+        """The name of the family that a config.json of these model_types belongs to."""
+        return self.name
+
     def hf_n_layer(self, config: Mapping[str, object], path: str | None = None) -> int:
         """How many blocks a config.json announces."""
         return Fields(config, path).integer(*N_LAYER, high=MAX_LAYERS)
@@ -179,6 +188,10 @@ class Family:
 
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         """How the Hugging Face tensor becomes the GGUF tensor `name` ("blk.0.attn_q.weight"); None: as it is."""
+        return None
+
+    def hf_scale(self, name: str, config: Mapping[str, object]) -> npt.NDArray[np.float32] | None:
+        """What the GGUF matrix `name` is multiplied by, of a shape that goes with its own; None: nothing."""
         return None
 
     def hf_transposed(self, name: str) -> bool:

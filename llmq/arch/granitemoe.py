@@ -14,13 +14,13 @@ __all__ = ["FAMILY"]
 
 class GraniteMoe(Granite):
     name = "granitemoe"
-    hf_model_types = ("granitemoe", "granitemoeshared")
+    hf_model_types: tuple[str, ...] = ("granitemoe", "granitemoeshared")
     hf_defaults: Mapping[str, object] = {**Granite.hf_defaults, "num_local_experts": 8, "num_experts_per_tok": 2}
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         out = super().hf_more(f)
         if f.integer("shared_intermediate_size", low=0, default=0):
-            out["granitemoe.expert_shared_feed_forward_length"] = f.integer("shared_intermediate_size")
+            out[f"{self.name}.expert_shared_feed_forward_length"] = f.integer("shared_intermediate_size")
         return out
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:

@@ -45,11 +45,16 @@ class Engine(Protocol):
     def length(self, seq: int) -> int:
         """The number of tokens the sequence holds, 0..n_ctx."""
 
-    def truncate(self, seq: int, length: int) -> None:
-        """Forget the tokens at positions >= length."""
+    def kept(self, seq: int, length: int) -> int:
+        """How many of the first `length` tokens `truncate` and `fork` can keep: all of them, unless the tape has recurrent
+        state. That can be cut back only to where a checkpoint of it was kept (csrc/states.h); what lies between must be run
+        again."""
+
+    def truncate(self, seq: int, length: int) -> int:
+        """Forget the tokens at positions >= kept(seq, length); the new length."""
 
     def fork(self, seq: int, length: int) -> int:
-        """A new sequence that starts as the first `length` tokens of `seq`; the two are independent from then on."""
+        """A new sequence that starts as the first kept(seq, length) tokens of `seq`; the two are independent from then on."""
 
     def free_sequence(self, seq: int) -> None:
         """Forget the sequence and its id."""

@@ -5,6 +5,7 @@ magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sid
 
     MATMUL     by the way the matmul driver goes: float32 sums ("floats"); activations rounded to integers, half a step of
                dx = max|x| / 127 per 32 or 256 columns each ("x8_32", "x8_256"); both operands rounded to bfloat16 ("tiles")
+    SCAN       an error of the state decays as the state does; each step adds its own
     ATTN       queries, keys, values and softmax weights are rounded to the type of the cache; an error d of every score
                changes each weight by a factor within exp(2d)
     functions  exp, tanh, erf, sin, cos: FUNCTION of their argument's magnitude, which is what the kernels promise
@@ -13,7 +14,7 @@ magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sid
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,8 @@ _F16_TINY = 2.0**-25
 @dataclass(frozen=True)
 class Case:
     """An op that ran alone: float64 inputs (tokens, width), the exact output, its weights dequantized, the type of w0 in
-    the file, each token's position, and for ATTN the keys and values (positions, width) and the cache's type."""
+    the file, each token's position, for ATTN the keys and values (positions, width) and the cache's type, and in `history`
+    the inputs with those of the tokens before, for ops that have a state."""
 
     op: Op
     inputs: list[Array]
@@ -46,6 +48,7 @@ class Case:
     values: Array | None = None
     positions: npt.NDArray[np.int32] | None = None
     kv_type: QuantType = QuantType.F32
+    history: list[Array] = field(default_factory=list)
 
 
 def bound(case: Case) -> Array:
@@ -161,7 +164,7 @@ def _attn(case: Case) -> Array:
 def _function(case: Case, x: Array, value: Array) -> Array:
     # |act(x)| <= |x| for the gated kinds, so x bounds what cancellation leaves of 1 + erf or 1 + tanh
     kind = ACTIVATIONS[case.op.i[0]]
-    result: Array = FUNCTION * (abs(value) if kind in ("sigmoid", "tanh", "relu", "relu2") else abs(x))
+    result: Array = FUNCTION * (abs(value) if kind in ("sigmoid", "tanh", "relu", "relu2", "softplus") else abs(x))
     return result
 
 
@@ -224,9 +227,39 @@ def _mix(case: Case) -> Array:
     return result
 
 
+def _conv(case: Case) -> Array:
+    taps = case.op.i[0]
+    (x,) = (abs(x) for x in case.history)
+    weight = abs(case.weights[0])
+    padded = np.concatenate([np.zeros((taps - 1, x.shape[1])), x])
+    terms = sum(padded[k : k + len(x)] * weight[:, k] for k in range(taps)) + (abs(case.weights[1]) if case.op.w1 >= 0 else 0)
+    result: Array = (taps + 1) * U * terms[len(x) - len(case.exact) :]
+    return result
+
+
+def _scan(case: Case) -> Array:
+    heads, width, groups, n_states = case.op.i[:4]
+    x, dt = case.history
+    end = heads * width
+    a = case.weights[0]
+    size, off = np.zeros((2, heads, width, n_states))  # what may be the magnitude of the state, and its error
+    out = np.empty((len(x), end))
+    for t in range(len(x)):
+        b, c = abs(x[t, end:]).reshape(2, groups, 1, n_states).repeat(heads // groups, axis=1)
+        value, step = abs(x[t, :end]).reshape(heads, width), dt[t][:, None]
+        decay = np.exp(step * a)[:, None, :]
+        put = (abs(step) * value)[:, :, None] * b
+        relative = FUNCTION + 2 * U * abs(step * a)[:, None, :]
+        off = decay * (off + size * (relative + 2 * U)) + 4 * U * put
+        size = decay * size + put
+        direct = abs(case.weights[1]).reshape(-1, 1) * value if case.op.w1 >= 0 else 0
+        out[t] = ((off + (n_states + 2) * U * size) * c).sum(axis=2).reshape(end) + 4 * U * np.reshape(direct + 0 * value, end)
+    return out[len(x) - len(case.exact) :]
+
+
 _BOUNDS: dict[str, Callable[[Case], Array]] = {
     "EMBED": _copy, "ROWS": _copy, "SLICE": _copy, "RMSNORM": _rmsnorm, "LAYERNORM": _layernorm, "MATMUL": _matmul,
     "ROPE": _rope, "ATTN": _attn, "ACT": _act, "GLU": _glu, "ADD": _elementwise, "MUL": _elementwise, "SCALE": _elementwise,
     "ADD_BIAS": _elementwise, "SOFTCAP": _softcap, "CLAMP": _copy, "JOIN": _copy, "ROUTE": _route, "EXPERTS": _experts,
-    "HEADS": _experts, "MIX": _mix,
+    "HEADS": _experts, "MIX": _mix, "CONV": _conv, "SCAN": _scan,
 }  # fmt: skip

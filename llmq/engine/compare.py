@@ -24,7 +24,7 @@ from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.graph.builder import Graph, Param, Value
 from llmq.graph.passes import freeze
-from llmq.graph.tape import Op, Slot, Tape
+from llmq.graph.tape import Op, Slot, State, Tape
 from llmq.quant.types import QuantType, parse_type
 
 __all__ = ["Comparison", "OpDifference", "compare", "compare_ops"]
@@ -155,8 +155,9 @@ class _Single:
             self._weight(graph, tape, tensors, w, ids) if w >= 0 else None for w in (self.op.w0, self.op.w1)
         )
         self.weights = [param.id for param in (first, second) if param is not None]
-        uses = {"EMBED": "rows", **dict.fromkeys(("MATMUL", "EXPERTS", "HEADS"), "matmul")}
-        w0, w1 = graph.use(first, uses.get(self.op.kind, "f32")), graph.use(second, "f32")
+        uses = {"EMBED": "rows", **dict.fromkeys(("MATMUL", "EXPERTS", "HEADS"), "matmul"), "CONV": "lanes", "SCAN": "lanes"}
+        use = "f32" if self.op.kind == "SCAN" and self.op.i[4] else uses.get(self.op.kind, "f32")
+        w0, w1 = graph.use(first, use), graph.use(second, "f32")
         a, b = [*(self._input(graph, f"input.{name}", x) for name, x in zip("ab", inputs, strict=False)), None, None][:2]
         slot = self._history(graph, tape.slots[self.op.slot]) if self.op.slot >= 0 else -1
         width = int(tape.values["width"][self.op.out])
@@ -180,7 +181,10 @@ class _Single:
         self.tensors[name] = Tensor(name, table.shape, QuantType.F32, lambda: table.reshape(-1).view(np.uint8))
         return graph.embed(graph.w(name, table.shape))
 
-    def _history(self, graph: Graph, slot: Slot) -> int:
+    def _history(self, graph: Graph, slot: Slot | State) -> int:
+        if isinstance(slot, State):  # which the op itself fills, from the start of the sequence
+            graph.slots.append(slot)
+            return 0
         keys, values = (self._input(graph, f"input.{name}", x) for name, x in zip(("keys", "values"), self.put, strict=True))
         graph.slots.append(slot)
         graph.emit("KV_PUT", 0, keys, values, slot=0, i=(slot.heads, slot.k_dim, slot.v_dim))
@@ -211,6 +215,7 @@ class _Single:
         case = Case(
             op=self.op,
             inputs=[x[start:].astype(np.float64) for x in self.inputs],
+            history=[x.astype(np.float64) for x in self.inputs],
             exact=exact,
             weights=weights,
             type=self.tape.weights[self.weights[0]].type if weights else QuantType.F32,

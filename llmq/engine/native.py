@@ -103,7 +103,8 @@ class NativeEngine:
     def _check_memory(self, core: _native.EngineCore) -> None:
         positions = min(self.n_ctx, self.n_batch)
         pages = -(-positions // _native.PAGE) * core.page_bytes
-        required = self.weight_bytes + pages + core.scratch_bytes(positions)
+        states = core.growth_bytes(0, positions) + core.growth_bytes(positions, positions + 1)
+        required = self.weight_bytes + pages + states + core.scratch_bytes(positions)
         available = available_memory()
         if required > available:
             raise OutOfMemoryError("the model does not fit into memory", required=required, available=available)
@@ -133,12 +134,25 @@ class NativeEngine:
             n, k = tensor.shape
             core.set_rows(i, tensor.type, n, k, tensor.raw())
 
-    def _load_vector(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
+    @staticmethod
+    def _floats(weight: Weight, tensor: Tensor | None) -> npt.NDArray[np.float32]:
         values = weight.data if tensor is None else tensor.numpy()
         assert values is not None
         if tensor is not None and not np.isfinite(values).all():
             raise FormatError(f"tensor {tensor.name!r} holds NaN or infinity", path=tensor.path or None, offset=tensor.offset)
-        core.set_vector(i, np.ascontiguousarray(values, np.float32).reshape(-1))
+        return values
+
+    def _load_vector(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
+        core.set_vector(i, np.ascontiguousarray(self._floats(weight, tensor), np.float32).reshape(-1))
+
+    def _load_lanes(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
+        """Rows as lanes: (rows / 16, columns, 16), zeros past the last row."""
+        values = self._floats(weight, tensor)
+        rows, columns = weight.shape
+        padded = np.zeros((-(-rows // _native.CHANNELS) * _native.CHANNELS, columns), np.float32)
+        padded[:rows] = values.reshape(rows, columns)
+        lanes = padded.reshape(-1, _native.CHANNELS, columns).transpose(0, 2, 1)
+        core.set_vector(i, np.ascontiguousarray(lanes).reshape(-1))
 
     # -- sequences
 
@@ -150,12 +164,20 @@ class NativeEngine:
         with self._lock:
             return self._open().length(self._number(seq))
 
-    def truncate(self, seq: int, length: int) -> None:
+    def kept(self, seq: int, length: int) -> int:
+        with self._lock:
+            held = self.length(seq)
+            if not 0 <= length <= held:
+                raise ValueError(f"sequence {seq} holds {held} tokens, not {length}")
+            return self._open().kept(self._number(seq), length)
+
+    def truncate(self, seq: int, length: int) -> int:
         with self._lock:
             held = self.length(seq)
             if not 0 <= length <= held:
                 raise ValueError(f"sequence {seq} holds {held} tokens and cannot be cut to {length}")
             self._open().truncate(self._number(seq), length)
+            return self.length(seq)
 
     def fork(self, seq: int, length: int) -> int:
         with self._lock:
@@ -275,7 +297,12 @@ def _check_range(name: str, given: int, most: int) -> None:
         raise ValueError(f"{name}: 1 to {most} expected, found {given}")
 
 
-_LOADERS = {"matmul": NativeEngine._load_matrix, "rows": NativeEngine._load_rows, "f32": NativeEngine._load_vector}
+_LOADERS = {
+    "matmul": NativeEngine._load_matrix,
+    "rows": NativeEngine._load_rows,
+    "f32": NativeEngine._load_vector,
+    "lanes": NativeEngine._load_lanes,
+}
 
 
 def _loaded_bytes(weight: Weight, tensors: Mapping[str, Tensor]) -> int:
@@ -291,7 +318,7 @@ def _loaded_bytes(weight: Weight, tensors: Mapping[str, Tensor]) -> int:
                 f"tensor {weight.name!r}: type {QuantType(weight.type).name} cannot be multiplied by", path=tensor.path or None,
                 offset=tensor.offset,
             ) from None  # fmt: skip
-    if "f32" in weight.uses and weight.data is None:
+    if weight.uses & {"f32", "lanes"} and weight.data is None:
         n += 4 * int(np.prod(weight.shape))
     return n
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from llmq.engine.base import Batch
 from llmq.graph.tape import ACTIVATIONS, Op
 
-__all__ = ["OPS", "Array", "History", "Run", "activation"]
+__all__ = ["OPS", "Array", "History", "Run", "States", "activation"]
 
 Array = npt.NDArray[Any]
 """A float matrix, of the type the engine computes in."""
@@ -32,12 +32,23 @@ class History(Protocol):
         """The rows at positions 0 .. end-1."""
 
 
+class States(Protocol):
+    """The recurrent state of one slot of one sequence."""
+
+    def get(self) -> Array:
+        """(channels, columns), where the batch begins."""
+
+    def put(self, position: int, state: Array) -> None:
+        """Take the state after the first `position` tokens, as far as it is wanted."""
+
+
 @dataclass
 class Run:
     """One forward pass as ops see it.
 
     width(value): its columns; weight(id): the float matrix or vector; look_up(id, tokens): rows of a matrix;
-    history(sequence, slot): keys and values; source(sequence): the sequence that its encoder filled and its length;
+    history(sequence, slot): keys and values; states(sequence, slot): recurrent state; source(sequence): the sequence that its
+    encoder filled and its length;
     rows[sequence]: the batch indexes of its tokens, in order of position."""
 
     batch: Batch
@@ -45,6 +56,7 @@ class Run:
     weight: Callable[[int], Array]
     look_up: Callable[[int, npt.NDArray[np.int32]], Array]
     history: Callable[[int, int], History]
+    states: Callable[[int, int], States]
     source: Callable[[int], tuple[int, int]]
     rows: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
 
@@ -67,6 +79,7 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
     "gelu_quick": lambda x: x / (1 + np.exp(-x.dtype.type(1.702) * x)),
+    "softplus": lambda x: np.logaddexp(x, 0),
 }
 
 
@@ -180,6 +193,38 @@ def _alibi_slopes(heads: int, max_bias: float) -> npt.NDArray[np.float64]:
     slopes = 2.0 ** (-max_bias / whole * np.arange(1, whole + 1))
     more = 2.0 ** (-max_bias / (2 * whole) * np.arange(1, 2 * (heads - whole) + 1, 2))
     return np.concatenate([slopes, more])
+
+
+def conv(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    (x,) = inputs
+    taps = op.i[0]
+    weight = run.weight(op.w0)
+    out = np.empty_like(x)
+    for seq, rows in run.rows.items():
+        states = run.states(seq, op.slot)
+        padded = np.concatenate([states.get().T, x[rows]])
+        out[rows] = sum(padded[k : k + len(rows)] * weight[:, k] for k in range(taps))
+        for n, row in enumerate(rows):
+            states.put(int(run.batch.positions[row]) + 1, padded[n + 1 : n + taps].T)
+    return out + run.weight(op.w1) if op.w1 >= 0 else out
+
+
+def scan(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    x, dt = inputs
+    n_heads, width, groups, n_states = op.i[:4]
+    a, d = run.weight(op.w0), run.weight(op.w1).reshape(-1, 1) if op.w1 >= 0 else None
+    end = n_heads * width
+    out = np.empty((len(x), n_heads, width), x.dtype)
+    for seq, rows in run.rows.items():
+        states = run.states(seq, op.slot)
+        h = states.get().reshape(n_heads, width, n_states)
+        for row in rows:
+            b, c = x[row, end:].reshape(2, groups, 1, n_states).repeat(n_heads // groups, axis=1)
+            value, step = x[row, :end].reshape(n_heads, width), dt[row][:, None]
+            h = np.exp(step * a)[:, None, :] * h + (step * value)[:, :, None] * b
+            out[row] = (h * c).sum(axis=2) + (0 if d is None else d * value)
+            states.put(int(run.batch.positions[row]) + 1, h.reshape(end, n_states))
+    return out.reshape(len(x), end)
 
 
 def act(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
@@ -296,5 +341,6 @@ def rows(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
 OPS: dict[str, Callable[..., Array | None]] = {
     "EMBED": embed, "RMSNORM": rmsnorm, "LAYERNORM": layernorm, "MATMUL": matmul, "ROPE": rope, "KV_PUT": kv_put, "ATTN": attn,
     "ACT": act, "GLU": glu, "ADD": add, "MUL": mul, "SCALE": scale, "SOFTCAP": softcap, "ADD_BIAS": add_bias, "CLAMP": clamp,
-    "SLICE": slice_, "JOIN": join, "ROUTE": route, "EXPERTS": experts, "HEADS": heads, "MIX": mix, "ROWS": rows,
+    "SLICE": slice_, "JOIN": join, "ROUTE": route, "EXPERTS": experts, "HEADS": heads, "MIX": mix, "CONV": conv, "SCAN": scan,
+    "ROWS": rows,
 }  # fmt: skip

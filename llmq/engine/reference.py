@@ -4,18 +4,19 @@ specification."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from llmq._native import keeps_record
 from llmq.engine.base import Batch, check_batch, check_source, check_types
 from llmq.engine.ops import OPS, Array, Run
 from llmq.errors import ModelClosedError
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import ENCODE, Op, Slot, Tape
+from llmq.graph.tape import ENCODE, Op, Slot, State, Tape
 from llmq.quant.rows import dequantize
 
 __all__ = ["ReferenceEngine"]
@@ -49,6 +50,33 @@ class _Rows:
         return self.keys[:end], self.values[:end]
 
 
+class _States:
+    """The recurrent state of one slot of one sequence: `kept` by position, the checkpoints and the last. What a run puts comes
+    into place when it has ended well."""
+
+    def __init__(self, slot: State, dtype: np.dtype[Any]) -> None:
+        self.kept: dict[int, Array] = {0: np.zeros((slot.channels, slot.columns), dtype)}
+        self.pending: dict[int, Array] = {}
+        self.end = 0  # where the run under way will end
+
+    def get(self) -> Array:
+        return self.kept[max(self.kept)]
+
+    def put(self, position: int, state: Array) -> None:
+        if position == self.end or keeps_record(position, self.end):
+            self.pending[position] = state
+
+    def before(self, length: int) -> int:
+        return max(position for position in self.kept if position <= length)
+
+    def commit(self) -> None:
+        self.kept |= self.pending
+        self.cut(self.end)
+
+    def cut(self, length: int) -> None:
+        self.kept = {p: s for p, s in self.kept.items() if p in (0, length) or (p < length and keeps_record(p, max(self.kept)))}
+
+
 class ReferenceEngine:
     """Runs `tape` on the tensors it names (see `Engine` in base.py). `dtype` float64 shows what rounding does to float32;
     dequantized weights are kept up to `cache_bytes`, the least recently used leaving first."""
@@ -73,7 +101,7 @@ class ReferenceEngine:
         self._cache_bytes = cache_bytes
         self._ops = [tape.op(n) for n in range(len(tape.ops))]
         self._lengths: dict[int, int] = {}
-        self._state: dict[int, list[_Rows]] = {}
+        self._state: dict[int, list[_Rows | _States]] = {}
         self._sources: dict[int, int] = {}  # sequence -> the one that its encoder filled
         self._next = 0
 
@@ -83,7 +111,9 @@ class ReferenceEngine:
         self._open()
         seq, self._next = self._next, self._next + 1
         self._lengths[seq] = 0
-        self._state[seq] = [_Rows(slot, self.dtype) for slot in self.tape.slots]
+        self._state[seq] = [
+            _States(slot, self.dtype) if isinstance(slot, State) else _Rows(slot, self.dtype) for slot in self.tape.slots
+        ]
         return seq
 
     def length(self, seq: int) -> int:
@@ -92,19 +122,31 @@ class ReferenceEngine:
             raise ValueError(f"no sequence has the id {seq}")
         return self._lengths[seq]
 
-    def truncate(self, seq: int, length: int) -> None:
+    def kept(self, seq: int, length: int) -> int:
+        if not 0 <= length <= self.length(seq):
+            raise ValueError(f"sequence {seq} holds {self.length(seq)} tokens, not {length}")
+        return min((state.before(length) for state in self._state[seq] if isinstance(state, _States)), default=length)
+
+    def truncate(self, seq: int, length: int) -> int:
         if not 0 <= length <= self.length(seq):
             raise ValueError(f"sequence {seq} holds {self.length(seq)} tokens and cannot be cut to {length}")
-        self._lengths[seq] = length
+        self._lengths[seq] = length = self.kept(seq, length)
+        for state in self._state[seq]:
+            if isinstance(state, _States):
+                state.cut(length)
+        return length
 
     def fork(self, seq: int, length: int) -> int:
         if not 0 <= length <= self.length(seq):
             raise ValueError(f"sequence {seq} holds {self.length(seq)} tokens and cannot be forked at {length}")
         new = self.new_sequence()
-        self._lengths[new] = length
-        if length:
-            for old_rows, new_rows in zip(self._state[seq], self._state[new], strict=True):
-                new_rows.put(0, *old_rows.get(length))
+        self._lengths[new] = length = self.kept(seq, length)
+        for old, copy in zip(self._state[seq], self._state[new], strict=True):
+            if isinstance(old, _States) and isinstance(copy, _States):
+                copy.kept = dict(old.kept)
+                copy.cut(length)
+            elif isinstance(old, _Rows) and isinstance(copy, _Rows) and length:
+                copy.put(0, *old.get(length))
         if seq in self._sources:
             self._sources[new] = self.fork(self._sources[seq], self.length(self._sources[seq]))
         return new
@@ -163,12 +205,15 @@ class ReferenceEngine:
         watch: Watch | None,
     ) -> dict[int, Array]:
         """Run parts of the tape on a good batch; the values that nothing read afterwards."""
+        for seq, state in self._recurrent(batch):
+            state.pending, state.end = {}, self._lengths[seq] + int((batch.sequences == seq).sum())
         run = Run(
             batch,
             lambda value: int(self.tape.values["width"][value]),
             self.weight,
             self._look_up,
-            lambda seq, slot: self._state[seq][slot],
+            lambda seq, slot: cast(_Rows, self._state[seq][slot]),
+            lambda seq, slot: cast(_States, self._state[seq][slot]),
             lambda seq: (self._sources[seq], self._lengths[self._sources[seq]]),
         )
         last = {v: n for n, op in enumerate(self._ops) for v in op.inputs}
@@ -187,7 +232,13 @@ class ReferenceEngine:
                 values[op.out] = out
         for seq, rows in run.rows.items():
             self._lengths[seq] += len(rows)
+        for _, state in self._recurrent(batch):
+            state.commit()
         return values
+
+    def _recurrent(self, batch: Batch) -> Iterator[tuple[int, _States]]:
+        for seq in np.unique(batch.sequences).tolist():
+            yield from ((seq, state) for state in self._state[seq] if isinstance(state, _States))
 
     def close(self) -> None:
         self._tensors = None

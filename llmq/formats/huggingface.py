@@ -26,6 +26,7 @@ from llmq.formats.packed.mxfp4 import is_blocks, mxfp4_blocks, scales_of
 from llmq.formats.stored import StoredTensor
 from llmq.formats.text_part import text_config, text_tensors
 from llmq.formats.weights import open_folder_weights
+from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ _FLOATS = {  # what each becomes; F16 has every value of both kinds of 8 bits
 }  # fmt: skip
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q8_0": 7, "MXFP4": 38}  # general.file_type
 _QUANTIZATION_VERSION = 2
-_ALWAYS_F32 = re.compile(r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs)\.weight$|_exps\.bias$")
+_ALWAYS_F32 = re.compile(
+    r"(_norm|ffn_gate_inp|ffn_gate_inp_shexp|position_embd|token_types|rope_freqs|ssm_conv1d|shortconv\.conv)\.weight$"
+    r"|_exps\.bias$|\.ssm_[ad]$"
+)
 _EXPERT = re.compile(r"\.experts\.(\d{1,4})\.")
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # AutoGPTQ's, AutoAWQ's
 SAMPLING_HINTS = {  # generation_config.json: GGUF key after general.sampling.
@@ -183,7 +187,8 @@ def _converted(
     if skipped >= shape[0]:
         raise FormatError(f"tensor {quoted(stored.name)} has {shape[0]} rows; more than {skipped} expected", path=path)
     shape = (shape[0] - skipped, *shape[1:])
-    as_stored = stored.dtype == qtype.name and not as_f32
+    scale = family.hf_scale(name, config)
+    as_stored = stored.dtype == qtype.name and not as_f32 and scale is None
     plain = pick is None and transform is None and as_stored and not transposed and not skipped
 
     if plain and stored.strides is None:
@@ -193,20 +198,26 @@ def _converted(
     def rearranged() -> npt.NDArray[np.uint8]:
         values = stored.array()
         if not as_stored:
-            values = stored.values().astype(np.float32 if as_f32 or qtype is QuantType.F32 else np.float16, copy=False)
+            wide = as_f32 or qtype is QuantType.F32 or scale is not None
+            values = stored.values().astype(np.float32 if wide else np.float16, copy=False)
         values = values if pick is None else pick(values)
         values = (values.T if transposed else values)[skipped:]
         values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.release()
+        if scale is not None:
+            return quantize(values.astype(np.float32) * scale, kind).reshape(-1)
         return values.reshape(-1).view(np.uint8)
 
-    return Tensor(name, shape, QuantType.F32 if as_f32 else qtype, rearranged, path)
+    kind = QuantType.F32 if as_f32 else qtype
+    return Tensor(name, shape, kind, rearranged, path)
 
 
 def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str, Any], pick: Pick | None) -> Tensor:
     """The GGUF tensor `name` made from a packed matrix, whose rows are outputs whatever its float form had."""
     if pick is not None:
         raise UnsupportedError(f"tensor {quoted(weight.name)}: a part of a packed matrix is needed", path=weight.path)
+    if family.hf_scale(name, config) is not None:
+        raise UnsupportedError(f"tensor {quoted(weight.name)}: a packed matrix cannot be multiplied", path=weight.path)
     transform = family.hf_transform(name, config)
     order = None
     if transform is not None:

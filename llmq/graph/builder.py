@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError, UnsupportedError, UnsupportedQuantError, quoted
 from llmq.formats.checkpoint import Tensor
-from llmq.graph.tape import ACTIVATIONS, BODY, ENCODE, HEAD, Op, Output, Slot, Weight
+from llmq.graph.tape import ACTIVATIONS, BODY, ENCODE, HEAD, Op, Output, Slot, State, Weight
 from llmq.quant.types import QuantType
 
 __all__ = ["Graph", "Param", "Value"]
@@ -45,7 +45,7 @@ class Graph:
         self.ops: list[Op] = []
         self.widths: list[int] = []
         self.weights: list[Weight] = []
-        self.slots: list[Slot] = []
+        self.slots: list[Slot | State] = []
         self.hidden: Value | None = None
         self.output: Output = "logits"
         self._weight_ids: dict[str, int] = {}
@@ -122,12 +122,12 @@ class Graph:
         return values
 
     def use(self, param: Param | None, use: str) -> int:
-        """The id of a weight (-1 for None), which an op reads as "matmul", "rows" or "f32". UnsupportedQuantError when the
-        file's type does not serve."""
+        """The id of a weight (-1 for None), which an op reads as "matmul", "rows", "f32" or "lanes". UnsupportedQuantError when
+        the file's type does not serve."""
         if param is None:
             return -1
         weight = self.weights[param.id]
-        if use == "f32" and not weight.type.is_float:
+        if use in ("f32", "lanes") and not weight.type.is_float:
             raise UnsupportedQuantError(
                 f"tensor {weight.name!r}: a float type (F32, F16, BF16) is needed here, the file has {weight.type.name}",
                 path=self.path,
@@ -202,8 +202,10 @@ class Graph:
         return self.emit("EMBED", table.shape[1], w0=self.use(table, "rows"), i=(2,), f=(1.0,))
 
     def rmsnorm(self, x: Value, weight: Param | None, eps: float, group: int = 0) -> Value:
-        """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads)."""
-        return self.emit("RMSNORM", x.width, x, w0=self.use(weight, "f32"), i=(group,), f=(eps,))
+        """RMSNorm (Zhang & Sennrich 2019) of each row, or of each `group` columns of it (norms of heads), with one weight
+        (group) for all or weights (groups, group) of their own."""
+        own = int(weight is not None and len(weight.shape) == 2)
+        return self.emit("RMSNORM", x.width, x, w0=self.use(weight, "f32"), i=(group, own), f=(eps,))
 
     def layernorm(self, x: Value, weight: Param, bias: Param | None, eps: float, group: int = 0) -> Value:
         """LayerNorm (Ba et al. 2016) of each row, or of each `group` columns of it, with a weight (groups, group) of their
@@ -271,7 +273,7 @@ class Graph:
         2023), over earlier tokens or, not causal, the whole sequence. bias: for every head what is added to the scores, by
         distance (heads, 2*reach + 1)."""
         slot = self.put(k, v, kv_heads, window)
-        k_dim, v_dim = self.slots[slot].k_dim, self.slots[slot].v_dim
+        k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
         return self.emit(
             "ATTN",
             heads * v_dim,
@@ -293,8 +295,33 @@ class Graph:
     def cross_attention(self, q: Value, slot: int, *, heads: int, scale: float) -> Value:
         """Attend over a slot that the encoder filled, all of it."""
         s = self.slots[slot]
+        assert isinstance(s, Slot)
         i = (heads, s.k_dim, s.heads, s.v_dim, 0, 2)
         return self.emit("ATTN", heads * s.v_dim, q, label=self._prefix + "cross_attn", slot=slot, i=i, f=(scale,))
+
+    def conv(self, x: Value, weight: Param, bias: Param | None = None) -> Value:
+        """Every column of x convolved with its own taps, weight (x.width, taps), over the token and those before it in its
+        sequence."""
+        taps = weight.shape[1]
+        slot = self._state(x.width, taps - 1)
+        w0, w1 = self.use(weight, "lanes"), self.use(bias, "f32")
+        return self.emit("CONV", x.width, x, w0=w0, w1=w1, slot=slot, i=(taps, x.width))
+
+    def scan(
+        self, x: Value, dt: Value, a: Param, d: Param | None, *, heads: int, width: int, groups: int, states: int
+    ) -> Value:
+        """Selective state space (Gu & Dao 2023; with one decay per head, Dao & Gu 2024). x: `heads` heads of `width` columns,
+        then B and C of `groups` groups of `states`; dt: a step per head; a: (heads, states) or (heads, 1), d: (heads) or
+        (heads, 1)."""
+        shared = int(a.shape[1] == 1)
+        slot = self._state(heads * width, states)
+        w0, w1 = self.use(a, "f32" if shared else "lanes"), self.use(d, "f32")
+        i = (heads, width, groups, states, shared)
+        return self.emit("SCAN", heads * width, x, dt, self._prefix + "scan", w0=w0, w1=w1, slot=slot, i=i)
+
+    def _state(self, channels: int, columns: int) -> int:
+        self.slots.append(State(channels, columns))
+        return len(self.slots) - 1
 
     def act(self, x: Value, name: str) -> Value:
         """An activation, by its name in ACTIVATIONS."""

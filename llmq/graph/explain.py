@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 
-from llmq.graph.tape import KINDS, Op, Tape
+from llmq.graph.tape import KINDS, Op, Slot, State, Tape
 
 __all__ = ["explain", "ops_markdown"]
 
@@ -37,13 +37,15 @@ def _head(tape: Tape) -> str:
     for w in stored:
         types[w.type.name] += w.nbytes
     kinds = ", ".join(f"{name} {_bytes(n)}" for name, n in types.most_common())
-    state = sum(slot.heads * (slot.k_dim + slot.v_dim) for slot in tape.slots)
+    state = sum(slot.heads * (slot.k_dim + slot.v_dim) for slot in tape.slots if isinstance(slot, Slot))
+    recurrent = [slot.channels * slot.columns for slot in tape.slots if isinstance(slot, State)]
+    shown = f", {sum(recurrent)} numbers per sequence in {len(recurrent)} more" if recurrent else ""
     kept = sum(int(v["width"]) for v in tape.values)
     return (
         f"{tape.arch}: {tape.n_layer} layers, width {tape.n_embd}, vocabulary {tape.n_vocab},"
         f" trained context {tape.n_ctx_train}\n"
         f"weights: {_bytes(sum(types.values()))} in {len(stored)} tensors ({kinds})\n"
-        f"state: {state} numbers per token in {len(tape.slots)} slots\n"
+        f"state: {state} numbers per token in {len(tape.slots) - len(recurrent)} slots{shown}\n"
         f"arena: {_bytes(4 * tape.arena)} per token for {len(tape.values)} values ({_bytes(4 * kept)} without reuse)"
     )
 
@@ -56,7 +58,7 @@ def _line(tape: Tape, op: Op) -> str:
         writes = f"v{op.out} [{rows}, {value['width']}] @{value['offset']}"
     else:
         writes = f"slot {op.slot}"
-    if op.kind == "ATTN":
+    if op.slot >= 0 and op.out >= 0:
         reads += f" slot {op.slot}"
     return f"{op.kind:<9} {op.label:<22} {reads:<12} {writes:<28} {_weights(tape, op)}{_numbers(op)}".rstrip()
 

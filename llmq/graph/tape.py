@@ -24,12 +24,14 @@ __all__ = [
     "HEAD",
     "KINDS",
     "MAX_EXPERTS",
+    "MAX_TAPS",
     "OP_DTYPE",
     "VALUE_DTYPE",
     "Kind",
     "Op",
     "Output",
     "Slot",
+    "State",
     "Tape",
     "Weight",
 ]
@@ -53,7 +55,7 @@ OP_DTYPE: np.dtype[np.void]
 VALUE_DTYPE: np.dtype[np.void]
 OP_DTYPE, VALUE_DTYPE = _native.tape_dtypes()
 
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "gelu_quick")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh", "gelu_quick", "softplus")
 """The functions of ACT and GLU, in the order of i0."""
 
 MAX_EXPERTS = _native.MAX_EXPERTS
@@ -64,6 +66,9 @@ BODY, HEAD, ENCODE = range(3)
 
 Output = Literal["logits", "hidden", "scores"]
 """What a tape computes: of every next token, the final hidden state, or of labels for a whole text."""
+
+MAX_TAPS = _native.MAX_TAPS
+"""A convolution looks at so many tokens at most."""
 
 MAX_POSITIONS = 1 << 30
 """No sequence is longer."""
@@ -108,7 +113,8 @@ class Op:
 class Weight:
     """A tensor that ops read: of the checkpoint, by its name, or a table that the graph computed (`data`, float32).
 
-    `uses` says how: "matmul" (packed), "rows" (looked up by EMBED), "f32" (norms, biases, tables)."""
+    `uses` says how: "matmul" (packed), "rows" (looked up by EMBED), "f32" (norms, biases, tables), "lanes" (a matrix with a row
+    for each channel of a recurrent op)."""
 
     name: str
     shape: tuple[int, ...]
@@ -134,6 +140,15 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class State:
+    """What a recurrent op carries from token to token: `columns` numbers (the rows before for a convolution, the states of a
+    scan) for each of `channels`."""
+
+    channels: int
+    columns: int
+
+
+@dataclass(frozen=True)
 class Tape:
     """A program that is ready to run: immutable, verified, shared by threads.
 
@@ -147,7 +162,7 @@ class Tape:
     ops: npt.NDArray[Any]
     values: npt.NDArray[Any]
     weights: tuple[Weight, ...]
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot | State, ...]
     labels: tuple[str, ...]
     result: int
     arena: int

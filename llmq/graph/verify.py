@@ -19,9 +19,12 @@ from llmq.graph.tape import (
     KIND_NAMES,
     KINDS,
     MAX_EXPERTS,
+    MAX_TAPS,
     OP_DTYPE,
     VALUE_DTYPE,
     Op,
+    Slot,
+    State,
     Tape,
 )
 
@@ -68,12 +71,14 @@ def verify(tape: Tape) -> None:
     c.need(bool(np.all(tape.values["width"] >= 1)), "a value has no columns")
     for w in tape.weights:
         c.need(len(w.shape) >= 1 and min(w.shape) >= 1, f"weight {w.name!r} has shape {w.shape}")
+        c.need(not {"f32", "lanes"} <= w.uses, f"weight {w.name!r} is read in two orders")
         if w.data is not None:
             c.need(
                 w.data.dtype == np.float32 and w.data.shape == w.shape and bool(np.isfinite(w.data).all()), f"table {w.name!r}"
             )
     for n, slot in enumerate(tape.slots):
-        c.need(min(slot.heads, slot.k_dim, slot.v_dim) >= 1 and slot.window >= 0, f"slot {n} is {slot}")
+        sizes = (slot.channels, slot.columns) if isinstance(slot, State) else (slot.heads, slot.k_dim, slot.v_dim)
+        c.need(min(sizes) >= 1 and (isinstance(slot, State) or slot.window >= 0), f"slot {n} is {slot}")
     written: set[int] = set()
     filled: set[int] = set()
     read: set[int] = set()
@@ -108,7 +113,11 @@ def _check_ids(c: _Checker, written: set[int], filled: set[int]) -> None:
     for n, w in enumerate((op.w0, op.w1)):
         c.need(-1 <= w < (len(tape.weights) if n < kind.weights else 0), f"weight id {w}")
     c.need((0 <= op.slot < len(tape.slots)) if kind.state else op.slot == -1, f"state slot {op.slot}")
-    if op.kind == "KV_PUT":
+    if kind.state:
+        recurrent = op.kind in ("CONV", "SCAN")
+        c.need(isinstance(tape.slots[op.slot], State) == recurrent, f"slot {op.slot} is {tape.slots[op.slot]}")
+        c.need(not recurrent or op.part == BODY, "is recurrent and not in the body")
+    if op.kind in ("KV_PUT", "CONV", "SCAN"):
         c.need(op.slot not in filled, f"slot {op.slot} is written twice")
         filled.add(op.slot)
     elif kind.state:
@@ -120,7 +129,7 @@ def _check_tail(c: _Checker) -> None:
     # Positions and tokens are those of the whole batch, so only ops that look at single rows may run on the output rows alone.
     op, tail = c.op, c.tape.values["tail"]
     inside = {int(tail[v]) for v in op.inputs}
-    if op.kind in ("EMBED", "ROPE", "KV_PUT", "ATTN"):
+    if op.kind in ("EMBED", "ROPE", "KV_PUT", "ATTN", "CONV", "SCAN"):
         c.need(inside <= {0} and (op.out < 0 or tail[op.out] == 0), "needs every token, after ROWS")
     elif op.kind == "ROWS":
         c.need(inside == {0} and tail[op.out] == 1, "must go from all tokens to the output rows")
@@ -164,8 +173,9 @@ def _norm(c: _Checker) -> None:
     group = op.i[0] or width
     c.need(0 < group <= width and width % group == 0, f"groups of {group} columns in rows of {width}")
     if op.kind == "RMSNORM":
+        c.need(op.i[1] in (0, 1), f"flags {op.i}")
         for w in op.weights:
-            c.weight(w, "f32", (group,))
+            c.weight(w, "f32", (width // group, group) if op.i[1] else (group,))
         return
     c.need(op.w0 >= 0, "has no weight")
     c.weight(op.w0, "f32", (width // group, group) if op.i[0] else (width,))
@@ -198,6 +208,7 @@ def _rope(c: _Checker) -> None:
 
 def _kv_put(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
+    assert isinstance(slot, Slot)  # _check_ids
     c.put_by[op.slot] = op.part
     c.need(op.i[:3] == (slot.heads, slot.k_dim, slot.v_dim), f"puts {op.i[:3]} into a slot of {slot}")
     c.need(
@@ -207,6 +218,7 @@ def _kv_put(c: _Checker) -> None:
 
 def _attn(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
+    assert isinstance(slot, Slot)  # _check_ids
     heads, k_dim, kv_heads, v_dim, window, whole, reach = op.i[:7]
     c.need(
         (kv_heads, k_dim, v_dim) == (slot.heads, slot.k_dim, slot.v_dim),
@@ -225,6 +237,35 @@ def _attn(c: _Checker) -> None:
     if op.w1 >= 0:
         c.weight(op.w1, "f32", (heads, 2 * reach + 1))
     c.need((c.put_by[op.slot], op.part) == ((ENCODE, BODY) if whole == 2 else (op.part, op.part)), "a slot of another part")
+
+
+def _conv(c: _Checker) -> None:
+    op, (taps, channels) = c.op, c.op.i[:2]
+    c.same_width()
+    c.need(2 <= taps <= MAX_TAPS, f"{taps} taps, of at most {MAX_TAPS}")
+    c.need(channels == c.width(op.a), f"{channels} channels in rows of {c.width(op.a)}")
+    c.need(c.tape.slots[op.slot] == State(channels, taps - 1), f"keeps {taps - 1} rows in {c.tape.slots[op.slot]}")
+    c.need(op.w0 >= 0, "has no weight")
+    c.weight(op.w0, "lanes", (channels, taps))
+    if op.w1 >= 0:
+        c.weight(op.w1, "f32", (channels,))
+
+
+def _scan(c: _Checker) -> None:
+    op, (heads, columns, groups, states, shared) = c.op, c.op.i[:5]
+    c.need(min(heads, columns, groups, states) >= 1 and heads % groups == 0, f"{heads} heads in {groups} groups, sizes {op.i}")
+    c.need(c.width(op.a) == heads * columns + 2 * groups * states, f"{op.i} in rows of {c.width(op.a)}")
+    c.need(c.width(op.b) == heads and c.width(op.out) == heads * columns, "steps or output of another width")
+    c.need(c.tape.slots[op.slot] == State(heads * columns, states), f"keeps {states} states in {c.tape.slots[op.slot]}")
+    c.need(op.w0 >= 0 and shared in (0, 1), f"weight {op.w0}, flags {op.i}")
+    if shared:
+        c.weight(op.w0, "f32", (heads, 1))
+    else:
+        c.need(columns == groups == 1, "decays of their own for states of heads with columns or groups")
+        c.weight(op.w0, "lanes", (heads, states))
+    if op.w1 >= 0:
+        shape = c.tape.weights[op.w1].shape
+        c.weight(op.w1, "f32", (heads, 1) if len(shape) == 2 else (heads,))
 
 
 def _act(c: _Checker) -> None:
@@ -300,7 +341,8 @@ _SHAPES: dict[str, Callable[[_Checker], None]] = {
     "EMBED": _embed, "RMSNORM": _norm, "LAYERNORM": _norm, "MATMUL": _matmul, "ROPE": _rope, "KV_PUT": _kv_put, "ATTN": _attn,
     "ACT": _act, "GLU": _act, "ADD": _Checker.same_width, "MUL": _Checker.same_width, "SCALE": _Checker.same_width,
     "SOFTCAP": _softcap, "ADD_BIAS": _add_bias, "CLAMP": _clamp, "SLICE": _slice, "JOIN": _join,
-    "ROUTE": _route, "EXPERTS": _experts, "HEADS": _experts, "MIX": _mix, "ROWS": _Checker.same_width,
+    "ROUTE": _route, "EXPERTS": _experts, "HEADS": _experts, "MIX": _mix, "CONV": _conv, "SCAN": _scan,
+    "ROWS": _Checker.same_width,
 }  # fmt: skip
 
 

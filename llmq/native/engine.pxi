@@ -10,9 +10,13 @@ cdef extern from "engine.h" nogil:
     ctypedef struct llmq_sequence:
         int32_t live, length, source
 
+    ctypedef struct llmq_records:
+        int64_t floats, owned
+
     ctypedef struct llmq_kv:
         int32_t n_sequences
         int64_t page_bytes, pages
+        llmq_records records
         llmq_sequence *sequences
 
     ctypedef struct llmq_batch:
@@ -26,6 +30,10 @@ cdef extern from "engine.h" nogil:
     ctypedef struct llmq_engine:
         pass
 
+    int64_t llmq_record_bytes(const llmq_records *)
+    int llmq_record_kept(int32_t position, int32_t length)
+    int32_t llmq_states_growth(const llmq_records *, int32_t length, int32_t end)
+    int32_t llmq_kv_kept(const llmq_kv *, int32_t seq, int32_t length)
     llmq_status llmq_kv_open(llmq_kv *, int32_t *seq)
     llmq_status llmq_kv_fork(llmq_kv *, int32_t origin, int32_t length, int32_t *seq)
     void llmq_kv_truncate(llmq_kv *, int32_t seq, int32_t length)
@@ -50,11 +58,18 @@ cdef extern from "engine.h" nogil:
     void llmq_engine_cancel(llmq_engine *)
 
     enum:
-        LLMQ_MAX_THREADS, LLMQ_PAGE
+        LLMQ_MAX_THREADS, LLMQ_PAGE, LLMQ_CHANNELS, LLMQ_MAX_TAPS
 
 
 MAX_THREADS = LLMQ_MAX_THREADS
 PAGE = LLMQ_PAGE
+CHANNELS = LLMQ_CHANNELS
+MAX_TAPS = LLMQ_MAX_TAPS
+
+
+def keeps_record(int position, int length):
+    """Whether a sequence of `length` tokens keeps its recurrent state at `position` as a checkpoint (csrc/states.h)."""
+    return bool(llmq_record_kept(position, length))
 
 
 cdef class EngineCore:
@@ -65,7 +80,7 @@ cdef class EngineCore:
     cdef llmq_kv *kv
     cdef int32_t n_weights, n_vocab
     cdef list widths
-    cdef dict kept
+    cdef dict vectors
 
     def __cinit__(self, ops, values, int n_weights, int result, int n_vocab, int kv_type, int n_batch, int n_threads):
         cdef const uint8_t[::1] op_bytes = ops.view(np.uint8), value_bytes = values.view(np.uint8)
@@ -75,7 +90,7 @@ cdef class EngineCore:
         check_status(status, f"an engine of {n_threads} threads")
         self.kv = llmq_engine_kv(self.engine)
         self.n_weights, self.n_vocab, self.widths = n_weights, n_vocab, values["width"].tolist()
-        self.kept = {}
+        self.vectors = {}
 
     def __dealloc__(self):
         llmq_engine_free(self.engine)
@@ -98,7 +113,7 @@ cdef class EngineCore:
         """Weight i as float32, kept by reference."""
         if not 0 <= i < self.n_weights or vector.shape[0] == 0:
             raise ValueError(f"set_vector: no weight {i}, or an empty one")
-        self.kept[i, "f32"] = vector
+        self.vectors[i, "f32"] = vector
         llmq_engine_weight(self.engine, i).f32 = &vector[0]
 
     def set_rows(self, int i, int type, int64_t n, int64_t k, const uint8_t[::1] rows):
@@ -106,7 +121,7 @@ cdef class EngineCore:
         cdef llmq_weight *w = llmq_engine_weight(self.engine, i)
         if not 0 <= i < self.n_weights or llmq_codec_of(type) == NULL or rows.shape[0] != row_bytes(type, k) * n:
             raise ValueError(f"set_rows: {rows.shape[0]} bytes are not {n} x {k} weights of type {type}")
-        self.kept[i, "rows"] = rows
+        self.vectors[i, "rows"] = rows
         w.rows, w.type, w.n, w.k = &rows[0], type, n, k
 
     def scratch_bytes(self, int n):
@@ -123,6 +138,15 @@ cdef class EngineCore:
         """Pages allocated now."""
         return self.kv.pages
 
+    @property
+    def records(self):
+        """Records of recurrent state that sequences hold now."""
+        return self.kv.records.owned
+
+    def growth_bytes(self, int length, int end):
+        """Bytes of records that a run from `length` to `end` tokens of a sequence needs."""
+        return llmq_states_growth(&self.kv.records, length, end) * llmq_record_bytes(&self.kv.records)
+
     # -- sequences
 
     cdef int32_t known(self, int seq) except -1:
@@ -134,6 +158,12 @@ cdef class EngineCore:
         cdef int32_t seq = 0
         check_status(llmq_kv_open(self.kv, &seq), "a new sequence")
         return seq
+
+    def kept(self, int seq, int length):
+        """How much of the first `length` tokens a fork or a cut can keep."""
+        if not 0 <= length <= self.length(seq):
+            raise ValueError(f"kept: {length} of {self.length(seq)} tokens")
+        return llmq_kv_kept(self.kv, seq, length)
 
     def fork(self, int seq, int length):
         cdef int32_t new = 0
@@ -167,7 +197,7 @@ cdef class EngineCore:
     # -- batches
 
     def growth(self, const int32_t[::1] tokens, const int32_t[::1] positions, const int32_t[::1] sequences, const int32_t[::1] outputs):
-        """Bytes of pages that `run` will allocate, or -1 when the batch breaks a rule."""
+        """Bytes of pages and records that `run` will allocate, or -1 when the batch breaks a rule."""
         cdef llmq_batch b = batch_of(tokens, positions, sequences, outputs)
         if b.n <= 0 or llmq_engine_check(self.engine, &b, self.n_vocab) != LLMQ_OK:
             return -1

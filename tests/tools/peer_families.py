@@ -25,6 +25,7 @@ LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
     "bert-rank": ONE_TYPE,
     "deepseek2-groups": "ranks groups by their best two experts, as DeepSeek-V3 does and V2 does not",
     "exaone4-windows": "has windows in models of 64 blocks alone",
+    "falcon-mamba": "takes one epsilon for all norms",
     "gemma2": SCALE,
     "gemma2-uncapped": "always caps",
     "gemma3": SCALE,
