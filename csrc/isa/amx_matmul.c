@@ -17,7 +17,7 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *stri
     fetch(f, w, strip, s, 0, book_table(f, w), q);
     const int64_t block = s * RUN / f.block;
     const vf d = real_scales(f) ? v_fset(1) : block_scale(f, w, strip, block, 0);
-#pragma GCC unroll 2
+    UNROLL(2)
     for (int part = 0; part < RUN / f.group; part++) {
         const int64_t group = (s * (RUN / f.group) + part) * LLMQ_STRIP;
         vf scale = d;
@@ -32,10 +32,10 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, const uint8_t *stri
             }
             base = v_fsub(base, least);
         }
-#pragma GCC unroll 8
+        UNROLL(8)
         for (int i = part * f.group / 4; i < (part + 1) * f.group / 4; i++) {
             vf column[4];
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int j = 0; j < 4; j++) {
                 const vi level = _mm512_and_si512(_mm512_srli_epi32(q[i], (unsigned)(8 * j)), _mm512_set1_epi32(255));
                 column[j] = v_fma(v_float(level), scale, base);

@@ -18,28 +18,28 @@ enum { ROWS = 4, BLOCKS = 4 };
 /* C[ROWS][`blocks` blocks] */
 V_INLINE void square(const product *p, const int blocks, const uint8_t *a, int64_t at, float *c) {
     vf sum[ROWS][BLOCKS];
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int i = 0; i < blocks; i++) sum[r][i] = p->fresh ? v_fzero() : v_fload(c + r * p->ldc + i * 16);
     }
     for (int run = 0; run < p->runs; run++, a += (int64_t)p->row_tiles * TILE) {
         const uint8_t *b = p->b[run] + at;
         for (int pair = 0; pair < p->pairs; pair++, b += p->ldb) {
             __m512bh x[ROWS];
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int r = 0; r < ROWS; r++) x[r] = same_pair(a + r * 64 + pair * 4);
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int i = 0; i < blocks; i++) {
                 const __m512bh column = (__m512bh)v_load(b + i * p->block);
-#pragma GCC unroll 4
+                UNROLL(4)
                 for (int r = 0; r < ROWS; r++) sum[r][i] = _mm512_dpbf16_ps(sum[r][i], column, x[r]);
             }
         }
     }
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int i = 0; i < blocks; i++) v_fstore(c + r * p->ldc + i * 16, sum[r][i]);
     }
 }

@@ -47,16 +47,16 @@ V_INLINE __m512bh same_pair(const uint8_t *x) {
 /* C[ROWS rows of x][2 strips] += X . W^T over `runs` runs. c1: the second strip's C. */
 static void rows_by_strips(const uint8_t *x, const uint8_t *w0, const uint8_t *w1, int64_t runs, int fresh, float *c0, float *c1) {
     __m512 sum[ROWS][2];
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < ROWS; t++) {
         sum[t][0] = fresh ? v_fzero() : v_fload(c0 + t * LLMQ_STRIP);
         sum[t][1] = fresh ? v_fzero() : v_fload(c1 + t * LLMQ_STRIP);
     }
     for (int64_t i = 0; i < runs; i++, x += TILE) {
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int p = 0; p < RUN / 2; p++, w0 += 64, w1 += 64) {
             const __m512bh first = (__m512bh)v_load(w0), second = (__m512bh)v_load(w1);
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int t = 0; t < ROWS; t++) {
                 const __m512bh pair = same_pair(x + t * 64 + p * 4);
                 sum[t][0] = _mm512_dpbf16_ps(sum[t][0], first, pair);
@@ -64,7 +64,7 @@ static void rows_by_strips(const uint8_t *x, const uint8_t *w0, const uint8_t *w
             }
         }
     }
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < ROWS; t++) {
         v_fstore(c0 + t * LLMQ_STRIP, sum[t][0]);
         v_fstore(c1 + t * LLMQ_STRIP, sum[t][1]);

@@ -13,7 +13,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define V_INLINE static inline __attribute__((always_inline))
+#include "simd/inline.h"
+
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
 enum { V_ROWS = 8, V_STRIPS = 1, V_TOKENS = 1, V_STREAM = 1, V_FLOAT_TOKENS = 6, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 typedef __m256i vi;

@@ -10,7 +10,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define V_INLINE static inline __attribute__((always_inline))
+#include "simd/inline.h"
+
 #ifdef V_VNNI
 #define V_SPAN(bits, off, group) (group)
 enum { V_WIDE_XOR = 0x80, V_OFFSET_LAST = 1 };

@@ -10,7 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define V_INLINE static inline __attribute__((always_inline))
+#include "simd/inline.h"
+
 #define V_SPAN(bits, off, group) (group)
 enum { V_ROWS = 4, V_STRIPS = 1, V_TOKENS = 4, V_STREAM = 2, V_FLOAT_TOKENS = 4, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 typedef int32x4_t vi;
