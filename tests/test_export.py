@@ -195,7 +195,7 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     export_model(path, tmp_path / "out")  # an empty one is taken
     with pytest.raises(FileExistsError, match="not empty"):
         export_model(path, tmp_path / "out")
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="a file has the name of the folder"):
         export_model(path, path)
 
 
