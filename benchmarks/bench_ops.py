@@ -3,11 +3,11 @@ attention behind other tokens too. A tape of COPIES of the op is run, and what i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from runs import timed
 
 from llmq import _native
 from llmq.cpu import usable_cores
@@ -81,7 +81,7 @@ def test_op(benchmark, name: str, n: int, depth: int) -> None:  # type: ignore[n
                 engine.run(_batch(seq, depth, n))
 
             once()
-            taken.append(min(_timed(once) for _ in range(9)))
+            taken.append(min(timed(once) for _ in range(9)))
             if copies:
                 benchmark(once)
     microseconds = round(1e6 * (taken[1] - taken[0]) / COPIES, 2)
@@ -91,9 +91,3 @@ def test_op(benchmark, name: str, n: int, depth: int) -> None:  # type: ignore[n
 def _batch(seq: int, at: int, n: int) -> Batch:
     places = np.arange(at, at + n, dtype=np.int32)
     return Batch(places % N_VOCAB, places, np.full(n, seq, np.int32), np.arange(n, dtype=np.int32))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

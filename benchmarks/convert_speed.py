@@ -12,9 +12,9 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from runs import timed
 from synthetic import SHAPES, write_model
 
 import llmq
@@ -22,19 +22,19 @@ import llmq
 
 def copied(source: Path, target: Path) -> float:
     """Seconds of a copy with its sync."""
-    started = time.perf_counter()
-    shutil.copyfile(source, target)
-    fd = os.open(target, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
-    return time.perf_counter() - started
+
+    def copy() -> None:
+        shutil.copyfile(source, target)
+        fd = os.open(target, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+    return timed(copy)
 
 
 def converted(source: Path, target: Path) -> float:
     """Seconds of a conversion, which syncs by itself."""
-    started = time.perf_counter()
-    llmq.convert_model(source, target, "F16")
-    return time.perf_counter() - started
+    return timed(lambda: llmq.convert_model(source, target, "F16"))
 
 
 def main() -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from runs import Row, RunFailedError, Runs, Target, child, paired
+from runs import Row, RunFailedError, Runs, Target, child, paired, timed
 from synthetic import SHAPES
 
 import llmq
@@ -184,7 +183,7 @@ def quantizing(b: Runs) -> Iterator[Row]:
         peers: list[float] = []
         notes: list[str] = []
         for _ in range(b.repetitions):
-            ours.append(_timed(lambda type_=type_: llmq.quantize_model(source, out, type_)))  # type: ignore[misc]
+            ours.append(timed(lambda type_=type_: llmq.quantize_model(source, out, type_)))  # type: ignore[misc]
             if "llama.cpp" in b.peers and not notes:
                 try:
                     with _peer(b, "llama.cpp", b.model("Q4_0", "58m"), 64) as peer:
@@ -202,7 +201,7 @@ def sampling(b: Runs) -> Iterator[Row]:
     chain = Sampling(seed=1, repeat_penalty=1.1, presence_penalty=0.1, frequency_penalty=0.1, typical_p=0.95)
     history = np.arange(64, dtype=np.int32)
     sampler = chain.sampler(n)
-    taken = statistics.median(_timed(lambda step=step: sampler.sample(logits, history, step)) for step in range(50))  # type: ignore[misc]
+    taken = statistics.median(timed(lambda step=step: sampler.sample(logits, history, step)) for step in range(50))  # type: ignore[misc]
     percent = 100 * taken * b.bench("Q4_0", *write(16), peer="").measure.median
     target = Target("3 % of a token", "percent", most=3)
     what = "sampling of 128,000, full chain"
@@ -224,7 +223,7 @@ def tokenizing(b: Runs) -> Iterator[Row]:
     """English, on one thread, best of five; the peer is `tokenizers`, in the environment of transformers or of llama.cpp."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/**/*.md"))) * 4
     with llmq.load(TOKENIZER.parent, n_ctx=64) as llm:
-        ours = min(_timed(lambda: llm.tokenize(text)) for _ in range(5))
+        ours = min(timed(lambda: llm.tokenize(text)) for _ in range(5))
     peers: list[float] = []
     notes: list[str] = []
     if python := b.peers.get("transformers") or b.peers.get("llama.cpp"):
@@ -238,12 +237,6 @@ def tokenizing(b: Runs) -> Iterator[Row]:
             notes = (done.stderr.strip().splitlines() or ["tokenizers failed"])[-1:]
     what = f"tokenize {len(text) >> 10} KiB of English"
     yield paired(what, "ms", 1e3, [ours], peers, times(1, peer="tokenizers"), peer_name="tokenizers", notes=notes)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 PARTS: tuple[Callable[[Runs], Iterator[Row]], ...] = (

@@ -7,6 +7,8 @@ import os
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,13 @@ def _reason(stderr: str) -> str:
         return str(json.loads(last)["error"]["message"])
     except (ValueError, TypeError, KeyError):
         return last[-200:].replace("|", "/")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def paired(what: str, unit: str, scale: float, ours: list[float], peers: list[float], *targets: Target, **more: Any) -> Row:

@@ -124,45 +124,14 @@ static void scratch_sizes(const llmq_engine *e, const llmq_batch *b, int64_t *sh
     *own = align64(*own);
 }
 
-/* The micro-batch of up to n tokens from token `from` of a batch; its outputs are those of the batch in that range. */
-static llmq_batch part_of(const llmq_batch *b, int32_t from, int32_t n, int32_t *outputs, int32_t *first_output) {
-    llmq_batch part = {.n = b->n - from < n ? b->n - from : n, .tokens = b->tokens + from, .positions = b->positions + from,
-                       .sequences = b->sequences + from, .outputs = outputs,
-                       .types = b->types == NULL ? NULL : b->types + from};
-    int32_t i = 0;
-    while (i < b->n_out && b->outputs[i] < from) i++;
-    *first_output = i;
-    for (; i < b->n_out && b->outputs[i] < from + part.n; i++) outputs[part.n_out++] = b->outputs[i] - from;
-    return part;
-}
-
 static int32_t part_size(const llmq_engine *e, const llmq_batch *b) {
     return e->plan.whole_batch || b->n < e->n_batch ? b->n : e->n_batch;
 }
 
-/* Index memory for micro-batches of up to n tokens: order[n], outputs[n], first[n + 1], then a group id per sequence. */
-static int64_t index_ints(const llmq_engine *e, int32_t n) { return 3 * (int64_t)n + 1 + e->kv.n_sequences; }
-static int32_t *index_outputs(const llmq_engine *e, int32_t n) { return (int32_t *)(void *)e->index.data + n; }
-
-static void group_tokens(llmq_engine *e, const llmq_batch *b, int32_t n) {
-    int32_t *order = (int32_t *)(void *)e->index.data, *first = order + 2 * (int64_t)n, *group_of = first + n + 1;
-    int32_t groups = 0, sum = 0;
-    for (int32_t i = 0; i < b->n; i++) group_of[b->sequences[i]] = -1;
-    memset(first, 0, ((size_t)b->n + 1) * sizeof *first);
-    for (int32_t i = 0; i < b->n; i++) {
-        int32_t *g = &group_of[b->sequences[i]];
-        if (*g < 0) *g = groups++;
-        first[*g]++;
-    }
-    for (int32_t g = 0; g <= groups; g++) { /* counts become starts */
-        const int32_t count = first[g];
-        first[g] = sum;
-        sum += count;
-    }
-    for (int32_t i = 0; i < b->n; i++) order[first[group_of[b->sequences[i]]]++] = i;
-    memmove(first + 1, first, (size_t)groups * sizeof *first); /* starts had become ends */
-    first[0] = 0;
-    e->groups = (llmq_groups){groups, order, first, b->positions, b->sequences};
+/* Index memory for micro-batches of up to n tokens: outputs[n], then what grouping needs. */
+static int32_t *index_of(const llmq_engine *e) { return (int32_t *)(void *)e->index.data; }
+static int64_t index_bytes(const llmq_engine *e, int32_t n) {
+    return (n + llmq_group_ints(n, e->kv.n_sequences)) * (int64_t)sizeof(int32_t);
 }
 
 /* ---- ops --------------------------------------------------------------------------------------------------------------- */
@@ -496,11 +465,9 @@ llmq_status llmq_engine_check(llmq_engine *e, const llmq_batch *b, int32_t n_voc
     return good == b->n ? LLMQ_OK : LLMQ_ERR_ARG;
 }
 
-/* The length that the batch takes the sequence of its token i to; of no interest without recurrent slots. */
+/* Where the states of token i's sequence end up; without recurrent slots the answer does not matter, and is not searched for. */
 static int32_t end_of(const llmq_engine *e, const llmq_batch *b, int32_t i) {
-    int32_t last = e->kv.records.floats > 0 ? b->n - 1 : i;
-    while (b->sequences[last] != b->sequences[i]) last--;
-    return b->positions[last] + 1;
+    return e->kv.records.floats > 0 ? llmq_batch_end(b, i) : b->positions[i] + 1;
 }
 
 int64_t llmq_engine_growth(const llmq_engine *e, const llmq_batch *b) {
@@ -523,18 +490,18 @@ llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
         llmq_sequence *s = &e->kv.sequences[b->sequences[i]];
         if (b->positions[i] == s->length) status = llmq_states_reserve(&e->kv.records, &s->states, s->length, end_of(e, b, i));
     }
-    if (status == LLMQ_OK) status = grow(&e->index, index_ints(e, n) * (int64_t)sizeof(int32_t));
+    if (status == LLMQ_OK) status = grow(&e->index, index_bytes(e, n));
     if (status == LLMQ_OK) status = grow(&e->arena, e->plan.arena * n * (int64_t)sizeof(float));
     if (status == LLMQ_OK) status = grow(&e->ropes, e->plan.rope_floats * n * (int64_t)sizeof(float));
     int64_t partials = 0, shared = 0, own = 0;
     for (int32_t from = 0; from < b->n && status == LLMQ_OK; from += n) {
         int32_t first;
-        const llmq_batch part = part_of(b, from, n, index_outputs(e, n), &first);
+        const llmq_batch part = llmq_batch_part(b, from, n, index_of(e), &first);
         int64_t s, o;
         scratch_sizes(e, &part, &s, &o);
         shared = max64(shared, s);
         own = max64(own, o);
-        group_tokens(e, &part, n);
+        e->groups = llmq_batch_groups(&part, index_of(e) + n);
         for (int32_t i = 0; i < e->n_ops; i++)
             if (e->ops[i].kind == LLMQ_OP_ATTN) partials = max64(partials, llmq_attn_partials(&e->kv, &e->ops[i], &e->groups, nth));
     }
@@ -583,10 +550,10 @@ llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, uint32_t parts,
     const int32_t n = part_size(e, b);
     for (int32_t from = 0; from < b->n; from += n) {
         int32_t first;
-        e->batch = part_of(b, from, n, index_outputs(e, n), &first);
+        e->batch = llmq_batch_part(b, from, n, index_of(e), &first);
         float *rows = wanted >= 0 ? out + first * width(e, wanted) : NULL;
         e->out = wanted == e->result ? rows : NULL;
-        group_tokens(e, &e->batch, n);
+        e->groups = llmq_batch_groups(&e->batch, index_of(e) + n);
         memset(e->arrived, 0, sizeof e->arrived);
         set_strips(e, 0);
         set_modes(e, parts);

@@ -5,14 +5,9 @@
 #ifndef LLMQ_ENGINE_H
 #define LLMQ_ENGINE_H
 
+#include "batch.h"
 #include "kv.h"
 #include "llmq.h"
-
-typedef struct llmq_batch { /* see llmq/engine/base.py; sequences are those of llmq_kv_open */
-    int32_t n, n_out;
-    const int32_t *tokens, *positions, *sequences, *outputs;
-    const int32_t *types; /* NULL: all 0 */
-} llmq_batch;
 
 enum { LLMQ_MAX_GROUP = 32 };
 

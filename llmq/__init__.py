@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from llmq.exporting import ExportReport, export_model
     from llmq.importance import imatrix
     from llmq.inspection import Inspection, inspect
-    from llmq.model import LLM, Message, Progress, Stream, load
+    from llmq.loading import load
+    from llmq.model import LLM, Message, Progress
     from llmq.perplexity import Perplexity
     from llmq.quant.quantizer import quantize_model
     from llmq.quant.report import QuantReport, TensorReport
     from llmq.quant.types import QuantType
-    from llmq.results import ChatReply, Chunk, Completion, Timings, TokenLogprob, Usage
+    from llmq.results import ChatReply, Chunk, Completion, Stream, Timings, TokenLogprob, Usage
     from llmq.sampling import Sampling
     from llmq.tensors import FileTensor, Tensors, read_tensors
     from llmq.text.tokenizer import Tokenizer
@@ -65,12 +66,13 @@ _HOME = {
     "llmq.exporting": ["ExportReport", "export_model"],
     "llmq.importance": ["imatrix"],
     "llmq.inspection": ["Inspection", "inspect"],
-    "llmq.model": ["LLM", "Message", "Progress", "Stream", "load"],
+    "llmq.loading": ["load"],
+    "llmq.model": ["LLM", "Message", "Progress"],
     "llmq.perplexity": ["Perplexity"],
     "llmq.quant.quantizer": ["quantize_model"],
     "llmq.quant.report": ["QuantReport", "TensorReport"],
     "llmq.quant.types": ["QuantType"],
-    "llmq.results": ["ChatReply", "Chunk", "Completion", "Timings", "TokenLogprob", "Usage"],
+    "llmq.results": ["ChatReply", "Chunk", "Completion", "Stream", "Timings", "TokenLogprob", "Usage"],
     "llmq.sampling": ["Sampling"],
     "llmq.tensors": ["FileTensor", "Tensors", "read_tensors"],
     "llmq.text.tokenizer": ["Tokenizer"],

@@ -21,7 +21,8 @@ from llmq import _native
 from llmq.cpu import usable_cores
 from llmq.engine.base import Batch
 from llmq.errors import Cancelled, LlmqError
-from llmq.model import LLM, load
+from llmq.loading import load
+from llmq.model import LLM
 
 __all__ = ["BenchReport", "Measure", "Peer", "bench", "memory_bandwidth", "plot"]
 

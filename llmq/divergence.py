@@ -86,7 +86,8 @@ def kl_divergence(
     it rounds the reference's logits to 16 bits, which is not done here. `progress` is called with ("kl_divergence", chunks
     done, chunks); returning False raises Cancelled. Raises ValueError for different vocabularies, one model given twice, a
     text of less than a chunk, and values out of range; for paths what `load` raises."""
-    from llmq.model import LLM, load  # noqa: PLC0415 - `import llmq` stays fast
+    from llmq.loading import load  # noqa: PLC0415 - `import llmq` stays fast
+    from llmq.model import LLM  # noqa: PLC0415
 
     with ExitStack() as stack:
         one, other = (m if isinstance(m, LLM) else stack.enter_context(load(m, n_ctx=n_ctx)) for m in (ref, model))

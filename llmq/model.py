@@ -1,27 +1,23 @@
-"""`load` and `LLM`: a model ready to use."""
+"""`LLM`: a model ready to use."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import os
 import reprlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from llmq.cpu import usable_cores
 from llmq.engine.base import Batch, Engine
 from llmq.errors import Cancelled, ContextOverflowError
-from llmq.results import ChatReply, Chunk, Completion
-from llmq.sampling import Sampling, accepts_aliases
+from llmq.results import ChatReply, Chunk, Completion, Stream
+from llmq.sampling import Sampling
 from llmq.session import Generation, Overflow, Scheduler, fit_prompt, fit_source
 from llmq.text.detokenizer import Detokenizer
 from llmq.text.stops import StopStrings
@@ -33,97 +29,13 @@ if TYPE_CHECKING:
     from llmq.perplexity import Perplexity
     from llmq.text.template import ChatTemplate
 
-__all__ = ["LLM", "Message", "Progress", "Prompt", "Stream", "load"]
-
-log = logging.getLogger(__name__)
+__all__ = ["LLM", "Message", "Progress", "Prompt"]
 
 Message = Mapping[str, Any]
 """One turn: {"role": "system" | "user" | "assistant" | …, "content": str}."""
 Prompt = str | Sequence[int]
 Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total); returning False cancels."""
-
-
-@accepts_aliases
-def load(
-    src: str | os.PathLike[str],
-    *,
-    n_ctx: int | None = None,
-    n_threads: int | None = None,
-    n_batch: int = 512,
-    kv_type: str = "bf16",
-    chat_template: str | None = None,
-    engine: Literal["native", "reference"] = "native",
-    progress: Progress | None = None,
-) -> LLM:
-    """Load a GGUF file or a Hugging Face folder.
-
-    n_ctx: tokens of context, None for what the model was trained with; memory for it is taken as it fills. n_threads: None for
-    the cores this process may use (affinity mask and container quota). n_batch: most prompt tokens computed at once. kv_type:
-    how keys and values are kept, bf16, f16, f32, q8_0. chat_template: in place of the model's own, Jinja source or a name like
-    as "chatml". engine: "native" (C) or "reference" (NumPy on float32, slow, the specification; it has neither n_threads nor
-    kv_type). progress: called with (stage, done, total); returning False cancels.
-
-    Names of other libraries (num_ctx, threads, …) are understood. Raises ModelFileError for files that cannot be used, OSError,
-    OutOfMemoryError, Cancelled; TypeError for an unknown option, ValueError for one out of range."""
-    for name, value, low in (("n_ctx", n_ctx, 2), ("n_threads", n_threads, 1), ("n_batch", n_batch, 1)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**30):
-            raise ValueError(f"{name}: a whole number from {low} expected, found {value!r}")
-    if engine not in ("native", "reference"):
-        raise ValueError(f'engine: "native" or "reference" expected, found {engine!r}')
-    if engine == "reference" and (n_threads is not None or kv_type != "bf16"):
-        raise ValueError("n_threads and kv_type are for the native engine; the reference runs NumPy on float32")
-    options = {"n_ctx": n_ctx, "n_threads": n_threads, "n_batch": n_batch, "kv_type": kv_type}
-    options |= {"chat_template": chat_template, "engine": engine}
-    from llmq.arch import build_tape  # noqa: PLC0415 - `import llmq` stays fast
-    from llmq.embedding import decoder_start, pooling_of  # noqa: PLC0415
-    from llmq.formats import open_checkpoint  # noqa: PLC0415
-
-    path = Path(src)
-    checkpoint = open_checkpoint(path)
-    try:
-        tape = build_tape(checkpoint, n_ctx=n_ctx)
-        tokenizer = Tokenizer.from_metadata(checkpoint.metadata, path=path)
-        pooling = pooling_of(checkpoint.metadata, tape)
-        start = decoder_start(checkpoint.metadata, tape, tokenizer.bos_id, path=str(path))
-        context = n_ctx or tape.n_ctx_train
-        if context > tape.n_ctx_train:
-            log.warning("n_ctx %d is more than the %d tokens the model was trained with", context, tape.n_ctx_train)
-        template = None if chat_template is None else _template_of(tokenizer, chat_template)
-        runner: Engine
-        threads = n_threads or usable_cores() if engine == "native" else 1
-        if engine == "reference":
-            from llmq.engine.reference import ReferenceEngine  # noqa: PLC0415
-
-            runner = ReferenceEngine(tape, checkpoint.tensors, n_ctx=context)
-        else:
-            from llmq.engine.native import NativeEngine  # noqa: PLC0415
-
-            runner = NativeEngine(
-                tape,
-                checkpoint.tensors,
-                n_threads=threads,
-                n_ctx=context,
-                kv_type=kv_type,
-                n_batch=n_batch,
-                progress=progress,
-            )
-    except BaseException:
-        checkpoint.close()
-        raise
-    return LLM(
-        runner,
-        tokenizer,
-        tape=tape,
-        n_batch=n_batch,
-        n_threads=threads,
-        template=template,
-        name=path.stem if path.suffix == ".gguf" else path.resolve().name,
-        on_close=checkpoint.close,
-        loaded_as=(os.fspath(src), options),
-        pooling=pooling,
-        decoder_start=start,
-    )
 
 
 class _Text:
@@ -142,48 +54,6 @@ class _Text:
 
     def finish(self) -> str:
         return self._stops.push(self._detokenizer.finish()) + self._stops.finish()
-
-
-class Stream(Iterator[Chunk]):
-    """The chunks of one generation as they come. Closing it (or leaving its `with`, or dropping it) cancels."""
-
-    def __init__(self, scheduler: Scheduler, generation: Generation) -> None:
-        self._scheduler = scheduler
-        self._generation = generation
-        self._ended = False
-
-    def __next__(self) -> Chunk:
-        generation = self._generation
-        if self._ended:
-            raise StopIteration
-        try:
-            self._scheduler.wait(lambda: generation.news, generation.event)
-        except BaseException:
-            self.close()
-            raise
-        if generation.error is not None:
-            self._ended = True
-            raise generation.error
-        if generation.cancelled:
-            self._ended = True
-            raise StopIteration
-        self._ended = generation.finish is not None
-        return generation.take()
-
-    def close(self) -> None:
-        """Stop generating. Does nothing when it has ended."""
-        self._ended = True
-        self._scheduler.cancel(self._generation)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_ended", True):
-            self.close()
 
 
 class LLM:
@@ -419,7 +289,9 @@ class LLM:
     def render(self, messages: Sequence[Message]) -> str:
         """The text that the chat template makes of `messages`, up to where the assistant's turn begins."""
         if self._template is None:
-            self._template = _template_of(self.tokenizer)
+            from llmq.text.template import chat_template_of  # noqa: PLC0415
+
+            self._template = chat_template_of(self.tokenizer)
         return self._template.render(messages)
 
     def explain(self) -> str:
@@ -492,6 +364,8 @@ class LLM:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        from llmq.loading import load  # noqa: PLC0415
+
         if self._loaded_as is None:
             raise TypeError("only a model that came from llmq.load can be pickled")
         src, options = self._loaded_as
@@ -606,12 +480,6 @@ class LLM:
                 raise Cancelled("the generation was cancelled")
             done.append(Completion(g.text, tuple(g.tokens), g.finish, g.logprobs(), g.usage(), g.timings(), g.seed))
         return dataclasses.replace(done[0], others=tuple(done[1:]))
-
-
-def _template_of(tokenizer: Tokenizer, chosen: str | None = None) -> ChatTemplate:
-    from llmq.text.template import chat_template_of  # noqa: PLC0415
-
-    return chat_template_of(tokenizer, chosen)
 
 
 def _any_done(generations: list[Generation]) -> bool:

@@ -14,11 +14,11 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmq.results import Chunk, Completion, TokenLogprob, Usage
+from llmq.results import Chunk, Completion, Stream, TokenLogprob, Usage
 from llmq.sampling import Sampling, resolve_names
 
 if TYPE_CHECKING:
-    from llmq.model import LLM, Prompt, Stream
+    from llmq.model import LLM, Prompt
 
 __all__ = ["create_chat_completion", "create_completion", "create_embedding"]
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-__all__ = ["ChatReply", "Chunk", "Completion", "FinishReason", "Timings", "TokenLogprob", "Usage"]
+if TYPE_CHECKING:
+    from llmq.session import Generation, Scheduler
+
+__all__ = ["ChatReply", "Chunk", "Completion", "FinishReason", "Stream", "Timings", "TokenLogprob", "Usage"]
 
 FinishReason = str
 """"stop": the model ended, or a stop string or stop id came; "length": max_tokens or the context is used up."""
@@ -84,3 +90,45 @@ class ChatReply(Completion):
     @property
     def message(self) -> dict[str, str]:
         return {"role": "assistant", "content": self.text}
+
+
+class Stream(Iterator[Chunk]):
+    """The chunks of one generation as they come. Closing it (or leaving its `with`, or dropping it) cancels."""
+
+    def __init__(self, scheduler: Scheduler, generation: Generation) -> None:
+        self._scheduler = scheduler
+        self._generation = generation
+        self._ended = False
+
+    def __next__(self) -> Chunk:
+        generation = self._generation
+        if self._ended:
+            raise StopIteration
+        try:
+            self._scheduler.wait(lambda: generation.news, generation.event)
+        except BaseException:
+            self.close()
+            raise
+        if generation.error is not None:
+            self._ended = True
+            raise generation.error
+        if generation.cancelled:
+            self._ended = True
+            raise StopIteration
+        self._ended = generation.finish is not None
+        return generation.take()
+
+    def close(self) -> None:
+        """Stop generating. Does nothing when it has ended."""
+        self._ended = True
+        self._scheduler.cancel(self._generation)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ended", True):
+            self.close()

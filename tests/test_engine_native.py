@@ -241,6 +241,30 @@ def llama() -> tuple[Checkpoint, Tape]:
     return made, build_tape(made)
 
 
+def among_others(
+    engine: NativeEngine,
+    ids: npt.NDArray[np.int32],
+    want: npt.NDArray[np.float32],
+    rng: np.random.Generator,
+    *,
+    others: int = 0,
+    most: int = 1000,
+) -> None:
+    """The very bits of `want`, cut anywhere, in parts of up to `most`, interleaved with a sequence of `others` tokens."""
+    a, b, at = engine.new_sequence(), engine.new_sequence(), 0
+    if others:
+        engine.run(batch((b, 0, ids[:others])))
+    while at < len(ids):
+        n = min(int(rng.choice([1, 1, 2, 5, 90, 280])), len(ids) - at, most)
+        mixed = batch((b, others, ids[at : at + 3]), (a, at, ids[at : at + n]))
+        order = np.argsort(rng.random(len(mixed.tokens)), kind="stable")
+        order = order[np.argsort(mixed.positions[order], kind="stable")]
+        shuffled = Batch(mixed.tokens[order], mixed.positions[order], mixed.sequences[order], mixed.outputs)
+        got = engine.run(shuffled)[shuffled.sequences == a]
+        assert np.array_equal(got, want[at : at + n]), (at, n)
+        at, others = at + n, others + int((mixed.sequences == b).sum())
+
+
 @pytest.mark.parametrize(("kv_type", "most"), [("f32", 1000), ("bf16", 31)])
 def test_any_threads_and_any_batch_give_the_same_bits(
     llama: tuple[Checkpoint, Tape], level: str, kv_type: str, most: int
@@ -254,18 +278,7 @@ def test_any_threads_and_any_batch_give_the_same_bits(
     rng = np.random.default_rng(5)
     for n_threads, n_batch in ((1, 37), (2, 512), (3, 100), (8, 1)):
         with NativeEngine(tape, made.tensors, n_threads=n_threads, n_batch=n_batch, kv_type=kv_type) as engine:
-            a, b, at = engine.new_sequence(), engine.new_sequence(), 0
-            engine.run(batch((b, 0, ids[:70])))
-            others = 70
-            while at < len(ids):
-                n = min(int(rng.choice([1, 1, 2, 5, 90, 280])), len(ids) - at, most)
-                mixed = batch((b, others, ids[at : at + 3]), (a, at, ids[at : at + n]))
-                order = np.argsort(rng.random(len(mixed.tokens)), kind="stable")
-                order = order[np.argsort(mixed.positions[order], kind="stable")]  # sequences interleaved
-                shuffled = Batch(mixed.tokens[order], mixed.positions[order], mixed.sequences[order], mixed.outputs)
-                got = engine.run(shuffled)[shuffled.sequences == a]
-                assert np.array_equal(got, want[at : at + n]), (n_threads, n_batch, at, n)
-                at, others = at + n, others + int((mixed.sequences == b).sum())
+            among_others(engine, ids, want, rng, others=70, most=most)
 
 
 def test_few_phases(llama: tuple[Checkpoint, Tape]) -> None:

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pytest
 from goldens import load, weight, write_folder
 from kernel_cases import level  # noqa: F401
-from test_engine_native import Builder, both, tokens, walk
+from test_engine_native import Builder, among_others, both, tokens, walk
 from tiny import batch, tensor
 
 import llmq
 from llmq._native import keeps_record
 from llmq.arch import build_tape, family_of_config
 from llmq.engine import native
-from llmq.engine.base import Batch, Engine
+from llmq.engine.base import Engine
 from llmq.engine.compare import compare, compare_ops
 from llmq.engine.native import NativeEngine
 from llmq.engine.ops import OPS
@@ -87,17 +87,7 @@ def test_any_threads_and_any_batch_give_the_same_bits(made: tuple[Builder, Tape]
     rng = np.random.default_rng(5)
     for n_threads, n_batch in ((1, 37), (2, 512), (8, 1)):
         with NativeEngine(tape, built.tensors, kv_type="f32", n_threads=n_threads, n_batch=n_batch) as engine:
-            a, b, at = engine.new_sequence(), engine.new_sequence(), 0
-            others = 0
-            while at < len(ids):
-                n = min(int(rng.choice([1, 1, 2, 5, 90, 280])), len(ids) - at)
-                mixed = batch((b, others, ids[at : at + 3]), (a, at, ids[at : at + n]))
-                order = np.argsort(rng.random(len(mixed.tokens)), kind="stable")
-                order = order[np.argsort(mixed.positions[order], kind="stable")]
-                shuffled = Batch(mixed.tokens[order], mixed.positions[order], mixed.sequences[order], mixed.outputs)
-                got = engine.run(shuffled)[shuffled.sequences == a]
-                assert np.array_equal(got, want[at : at + n]), (n_threads, n_batch, at, n)
-                at, others = at + n, others + int((mixed.sequences == b).sum())
+            among_others(engine, ids, want, rng)
 
 
 # -- cutting and forking

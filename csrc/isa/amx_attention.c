@@ -6,36 +6,14 @@
 #include "isa/amx.inc"
 #include "isa/attend_bf16.inc"
 
-/* c: of tiles 0 to 3 */
 static void square(const product *p, int64_t at, int64_t right, int64_t lower, float *const c[4]) {
-    const int64_t ldc = p->ldc * 4;
     const uint8_t *a = p->a;
-    if (p->fresh) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, c[0], ldc);
-        _tile_loadd(1, c[1], ldc);
-        _tile_loadd(2, c[2], ldc);
-        _tile_loadd(3, c[3], ldc);
-    }
+    load_square(c, p->ldc * 4, p->fresh);
     for (int run = 0; run < p->runs; run++, a += (int64_t)p->row_tiles * TILE) {
         const uint8_t *b = p->b[run] + at;
-        _tile_loadd(4, a, 64);
-        _tile_loadd(6, b, p->ldb);
-        _tile_loadd(5, a + lower, 64);
-        _tile_loadd(7, b + right, p->ldb);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        add_square(a, a + lower, b, b + right, p->ldb);
     }
-    _tile_stored(0, c[0], ldc);
-    _tile_stored(1, c[1], ldc);
-    _tile_stored(2, c[2], ldc);
-    _tile_stored(3, c[3], ldc);
+    store_square(c, p->ldc * 4);
 }
 
 static void multiply(const product *p) {

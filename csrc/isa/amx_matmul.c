@@ -71,31 +71,10 @@ static panel_fn *panel_of(const llmq_packed *w) {
 
 /* C[2 row tiles][2 strips] += X . W^T over `runs` runs. x: the second row tile follows the first; c1: the second strip's C. */
 static void square(const uint8_t *x, const uint8_t *panel, int64_t runs, int fresh, float *c0, float *c1) {
-    if (fresh) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, c0, 64);
-        _tile_loadd(1, c1, 64);
-        _tile_loadd(2, c0 + 256, 64);
-        _tile_loadd(3, c1 + 256, 64);
-    }
-    for (int64_t i = 0; i < runs; i++) {
-        _tile_loadd(4, x + i * TILE, 64);
-        _tile_loadd(6, panel + i * TILE, 64);
-        _tile_loadd(5, x + (runs + i) * TILE, 64);
-        _tile_loadd(7, panel + (RUNS + i) * TILE, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, c0, 64);
-    _tile_stored(1, c1, 64);
-    _tile_stored(2, c0 + 256, 64);
-    _tile_stored(3, c1 + 256, 64);
+    float *const c[4] = {c0, c1, c0 + 256, c1 + 256};
+    load_square(c, 64, fresh);
+    for (int64_t i = 0; i < runs; i++, x += TILE, panel += TILE) add_square(x, x + runs * TILE, panel, panel + RUNS * TILE, 64);
+    store_square(c, 64);
 }
 
 /* An odd strip at the end is multiplied beside itself: both halves of the square then write the same numbers to the same place. */

@@ -4,15 +4,6 @@
 
 #include "isa/attend_bf16.inc"
 
-/* Two numbers for 16 columns. Clang 16 crashes on a VDPBF16PS whose operand it knows to be a broadcast. */
-V_INLINE __m512bh same_pair(const uint8_t *a) {
-    __m512i pair = v_quad(a);
-#ifdef __clang__
-    __asm__("" : "+v"(pair));
-#endif
-    return (__m512bh)pair;
-}
-
 enum { ROWS = 4, BLOCKS = 4 };
 
 /* C[ROWS][`blocks` blocks] */

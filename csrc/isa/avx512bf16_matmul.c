@@ -15,8 +15,7 @@ static void tiles_x(const float *x, const int32_t *rows, int64_t m, int64_t k, i
             const int64_t block = run / RUNS, wide = min64(RUNS, runs - block * RUNS); /* runs of this block */
             uint8_t *tile = tiles + (block * RUNS * row_tiles + i * wide + run % RUNS) * TILE;
             const int64_t left = k - run * RUN;
-            const __mmask16 low = left >= 16 ? 0xffff : (__mmask16)((1 << left) - 1);
-            const __mmask16 high = left >= 32 ? 0xffff : left <= 16 ? 0 : (__mmask16)((1 << (left - 16)) - 1);
+            const __mmask16 low = lanes_below(left), high = lanes_below(left - 16);
             for (int64_t r = 0; r < 16; r++) {
                 const int64_t t = i * 16 + r;
                 __m512 a = v_fzero(), b = v_fzero();
@@ -25,7 +24,7 @@ static void tiles_x(const float *x, const int32_t *rows, int64_t m, int64_t k, i
                     a = _mm512_maskz_loadu_ps(low, from);
                     b = _mm512_maskz_loadu_ps(high, from + 16);
                 }
-                _mm512_storeu_si512(tile + r * 64, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+                put_run(tile + r * 64, a, b);
             }
         }
     }
@@ -34,15 +33,6 @@ static void tiles_x(const float *x, const int32_t *rows, int64_t m, int64_t k, i
 /* ---- the multiplication --------------------------------------------------------------------------------------------------- */
 
 enum { ROWS = 8 }; /* of x at a time: 16 sums */
-
-/* Two columns of x for every row of W. Clang 16 crashes on a VDPBF16PS whose operand it knows to be a broadcast. */
-V_INLINE __m512bh same_pair(const uint8_t *x) {
-    __m512i pair = v_quad(x);
-#ifdef __clang__
-    __asm__("" : "+v"(pair));
-#endif
-    return (__m512bh)pair;
-}
 
 /* C[ROWS rows of x][2 strips] += X . W^T over `runs` runs. c1: the second strip's C. */
 static void rows_by_strips(const uint8_t *x, const uint8_t *w0, const uint8_t *w1, int64_t runs, int fresh, float *c0, float *c1) {

@@ -2,14 +2,8 @@
 #ifndef LLMQ_OPS_ATTENTION_H
 #define LLMQ_OPS_ATTENTION_H
 
+#include "batch.h"
 #include "kv.h"
-
-/* The tokens of a batch by sequence: order[first[g] .. first[g+1]-1] are the token indexes of group g, positions counting up. */
-typedef struct llmq_groups {
-    int32_t n;
-    int32_t *order, *first;
-    const int32_t *positions, *sequences; /* by token */
-} llmq_groups;
 
 typedef struct llmq_attn {
     const llmq_kv *kv;

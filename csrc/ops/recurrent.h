@@ -2,7 +2,8 @@
 #ifndef LLMQ_OPS_RECURRENT_H
 #define LLMQ_OPS_RECURRENT_H
 
-#include "ops/attention.h"
+#include "batch.h"
+#include "kv.h"
 
 typedef struct llmq_recurrent {
     const llmq_kv *kv;

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.arch.hparams import HParams
+from llmq.arch.moe import Experts
 from llmq.arch.rope import Rope
 from llmq.errors import UnsupportedError
 from llmq.graph.builder import Graph, Param, Value
@@ -25,6 +26,7 @@ __all__ = [
     "output",
     "parallel_decoder",
     "rms_norm",
+    "routing",
     "states",
 ]
 
@@ -229,24 +231,28 @@ def swiglu(g: Graph, gate: Value, up: Value) -> Value:
     return g.glu(gate, up, "silu")
 
 
-def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Value], Value] = swiglu) -> Value:
-    """Feed-forward by some of many experts (Shazeer et al. 2017), plus that of experts that all tokens use (Dai et al. 2024),
-    in some models gated by a sigmoid; `gated` in layers without a router. join: what is made of gate and up."""
-    e = hp.experts
-    if e is None or not g.has("ffn_gate_inp.weight"):
-        return gated(g, x, hp)
-    bias = g.maybe("exp_probs_b.bias", (e.count,))
-    routes = g.route(
+def routing(g: Graph, x: Value, e: Experts) -> Value:
+    """Which experts each token goes to, and how much of each."""
+    return g.route(
         g.linear(x, "ffn_gate_inp", e.count),
         e.used,
         sigmoid=e.sigmoid,
-        bias=bias,
+        bias=g.maybe("exp_probs_b.bias", (e.count,)),
         groups=e.groups,
         groups_used=e.groups_used,
         by_two=e.sigmoid,
         normalize=e.normalize,
         scale=e.scale,
     )
+
+
+def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Value], Value] = swiglu) -> Value:
+    """Feed-forward by some of many experts (Shazeer et al. 2017), plus that of experts that all tokens use (Dai et al. 2024),
+    in some models gated by a sigmoid; `gated` in layers without a router. join: what is made of gate and up."""
+    e = hp.experts
+    if e is None or not g.has("ffn_gate_inp.weight"):
+        return gated(g, x, hp)
+    routes = routing(g, x, e)
 
     def experts(x: Value, name: str, rows: int, columns: int) -> Value:
         weight = g.w(f"ffn_{name}_exps.weight", (e.count, rows, columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmq.arch.blocks import routing
 from llmq.arch.fields import Fields
 from llmq.arch.hparams import HParams
 from llmq.arch.moe import SIGMOID
@@ -32,17 +33,7 @@ class NemotronHMoe(NemotronH):
         e = hp.experts
         if e is None:
             return super().feed(g, x, hp)
-        routes = g.route(
-            g.linear(x, "ffn_gate_inp", e.count),
-            e.used,
-            sigmoid=True,
-            bias=g.maybe("exp_probs_b.bias", (e.count,)),
-            groups=e.groups,
-            groups_used=e.groups_used,
-            by_two=True,
-            normalize=e.normalize,
-            scale=e.scale,
-        )
+        routes = routing(g, x, e)
         up = g.experts(x, routes, g.w("ffn_up_exps.weight", (e.count, e.n_ff, hp.n_embd)))
         down = g.experts(g.act(up, "relu2"), routes, g.w("ffn_down_exps.weight", (e.count, hp.n_embd, e.n_ff)))
         shared = g.act(g.linear(x, "ffn_up_shexp", e.n_ff_shared), "relu2")

@@ -9,7 +9,7 @@ from llmq.arch.qwen3 import Qwen3
 from llmq.arch.rope import hf_sections
 from llmq.formats.checkpoint import MetaValue
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "of_pictures"]
 
 
 class Qwen3VL(Qwen3):
@@ -18,10 +18,15 @@ class Qwen3VL(Qwen3):
     hf_classes: Mapping[str, str] = {}
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        return {
-            "qwen3vl.rope.dimension_sections": hf_sections(f),
-            "qwen3vl.n_deepstack_layers": len(f.items("deepstack_visual_indexes")),
-        }
+        return of_pictures(self.name, f)
+
+
+def of_pictures(name: str, f: Fields) -> dict[str, MetaValue]:
+    """What a GGUF says of the pictures that are not read."""
+    return {
+        f"{name}.rope.dimension_sections": hf_sections(f),
+        f"{name}.n_deepstack_layers": len(f.items("deepstack_visual_indexes")),
+    }
 
 
 FAMILY = Qwen3VL()

@@ -9,7 +9,7 @@ from llmq.arch.fields import Fields
 from llmq.arch.layouts import Rows
 from llmq.arch.moe import Pick
 from llmq.arch.qwen3moe import Qwen3Moe
-from llmq.arch.rope import hf_sections
+from llmq.arch.qwen3vl import of_pictures
 from llmq.formats.checkpoint import MetaValue
 
 __all__ = ["FAMILY"]
@@ -21,10 +21,7 @@ class Qwen3VLMoe(Qwen3Moe):
     hf_defaults: Mapping[str, object] = {**Qwen3Moe.hf_defaults, "norm_topk_prob": True}
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        return {
-            "qwen3vlmoe.rope.dimension_sections": hf_sections(f),
-            "qwen3vlmoe.n_deepstack_layers": len(f.items("deepstack_visual_indexes")),
-        }
+        return of_pictures(self.name, f)
 
     def hf_parts(self, name: str, config: Mapping[str, object]) -> list[tuple[str, Pick | None]]:
         # transformers 5 has experts as (outputs, inputs), 4 as (inputs, outputs).

@@ -54,7 +54,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_model(args: argparse.Namespace, path: str | Path, **options: Any) -> LLM:
     """Load with the options of `add_load_arguments`, with a progress bar."""
-    from llmq.model import load  # noqa: PLC0415 - `llmq --help` stays fast
+    from llmq.loading import load  # noqa: PLC0415 - `llmq --help` stays fast
 
     with progress_bar() as progress:
         return load(

@@ -1,0 +1,1 @@
+"""The tiny models that make_goldens.py makes goldens of, by kind."""

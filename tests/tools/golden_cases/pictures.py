@@ -1,0 +1,44 @@
+"""The language models of folders that also see pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from golden_cases.experts import QWEN_EXPERTS
+
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64}
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 2, 2]}}
+# llama.cpp gives pairs that the coordinates in turn leave over no position
+INTERLEAVED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [3, 3, 2]}}
+WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # name: (class of the configuration, the language model's, that of the rest), of which tokens of text are the golden
+    "gemma3-pictures": (
+        "Gemma3Config",
+        {"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 24},
+        {"vision_config": VISION | {"num_hidden_layers": 1}, "mm_tokens_per_image": 4},
+    ),
+    "mistral3-pictures": (
+        "Mistral3Config",
+        {"model_type": "mistral", "head_dim": 24, "sliding_window": None},
+        {"vision_config": VISION | {"model_type": "pixtral", "num_hidden_layers": 1}},
+    ),
+    "qwen2-vl": ("Qwen2VLConfig", MROPE, {"vision_config": {"depth": 1, "embed_dim": 16, "hidden_size": 64, "num_heads": 2}}),
+    "qwen25-vl": ("Qwen2_5_VLConfig", MROPE | {"tie_word_embeddings": True}, {"vision_config": QWEN_VISION}),
+    "qwen3-vl": (
+        "Qwen3VLConfig",
+        INTERLEAVED | {"head_dim": 16},
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
+    "qwen3-vl-moe": (
+        "Qwen3VLMoeConfig",
+        INTERLEAVED | QWEN_EXPERTS | {"head_dim": 16},
+        {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
+}
