@@ -28,11 +28,12 @@ ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"],
     "neon": ["-march=armv8.2-a+dotprod"],
+    "neoni8mm": ["-march=armv8.2-a+dotprod+i8mm"],
 }
 ISA_FLAGS["avx512vnni"] = [*ISA_FLAGS["avx512"], "-mavx512vnni"]
 ISA_FLAGS["avx512bf16"] = [*ISA_FLAGS["avx512vnni"], "-mavx512bf16"]
 ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512bf16"], "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
-ISA_OF_MACHINE = [name for name in ISA_FLAGS if (ARM if name == "neon" else X86)]
+ISA_OF_MACHINE = [name for name in ISA_FLAGS if (ARM if name.startswith("neon") else X86)]
 
 CFLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra"]

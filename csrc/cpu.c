@@ -32,8 +32,9 @@ static llmq_isa used_level = LLMQ_ISA_COUNT;
 static llmq_isa slot_level[LLMQ_SLOTS];
 
 static const char *const isa_names[LLMQ_ISA_COUNT] = {
-    [LLMQ_ISA_SCALAR] = "scalar", [LLMQ_ISA_NEON] = "neon", [LLMQ_ISA_AVX2] = "avx2", [LLMQ_ISA_AVX512] = "avx512",
-    [LLMQ_ISA_AVX512VNNI] = "avx512vnni", [LLMQ_ISA_AVX512BF16] = "avx512bf16", [LLMQ_ISA_AMX] = "amx",
+    [LLMQ_ISA_SCALAR] = "scalar", [LLMQ_ISA_NEON] = "neon", [LLMQ_ISA_NEONI8MM] = "neoni8mm",
+    [LLMQ_ISA_AVX2] = "avx2", [LLMQ_ISA_AVX512] = "avx512", [LLMQ_ISA_AVX512VNNI] = "avx512vnni",
+    [LLMQ_ISA_AVX512BF16] = "avx512bf16", [LLMQ_ISA_AMX] = "amx",
 };
 static const char *const slot_names[LLMQ_SLOTS] = {
 #define KERNEL(type, name) #name,

@@ -19,16 +19,18 @@
 #endif
 
 enum {
-    AVX2, FMA, F16C, AVX512F, AVX512BW, AVX512VL, AVX512DQ, AVX512_VNNI, AVX512_BF16, AMX_TILE, AMX_INT8, AMX_BF16, ASIMDDP, FLAGS
+    AVX2, FMA, F16C, AVX512F, AVX512BW, AVX512VL, AVX512DQ, AVX512_VNNI, AVX512_BF16, AMX_TILE, AMX_INT8, AMX_BF16,
+    ASIMDDP, I8MM, FLAGS
 };
 static const char *const names[FLAGS] = {
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16",
-    "amx_tile", "amx_int8", "amx_bf16", "asimddp",
+    "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm",
 };
 
 #define BIT(feature) (1u << (feature))
 static const uint32_t needed[LLMQ_ISA_COUNT] = {
     [LLMQ_ISA_NEON] = BIT(ASIMDDP),
+    [LLMQ_ISA_NEONI8MM] = BIT(I8MM),
     [LLMQ_ISA_AVX2] = BIT(AVX2) | BIT(FMA) | BIT(F16C),
     [LLMQ_ISA_AVX512] = BIT(AVX512F) | BIT(AVX512BW) | BIT(AVX512VL) | BIT(AVX512DQ),
     [LLMQ_ISA_AVX512VNNI] = BIT(AVX512_VNNI),
@@ -69,13 +71,18 @@ uint32_t llmq_cpu_flags(void) {
 }
 #elif defined(__aarch64__) && defined(__linux__)
 uint32_t llmq_cpu_flags(void) {
-    return (uint32_t)(getauxval(AT_HWCAP) >> 20 & 1) << ASIMDDP; /* HWCAP_ASIMDDP */
+    /* bits of Linux arch/arm64/include/uapi/asm/hwcap.h: HWCAP_ASIMDDP, HWCAP2_I8MM */
+    return (uint32_t)(getauxval(AT_HWCAP) >> 20 & 1) << ASIMDDP | (uint32_t)(getauxval(AT_HWCAP2) >> 13 & 1) << I8MM;
 }
 #elif defined(__aarch64__) && defined(__APPLE__)
+static int has(const char *feature) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(feature, &value, &size, NULL, 0) == 0 && value;
+}
+
 uint32_t llmq_cpu_flags(void) {
-    int has = 0;
-    size_t size = sizeof has;
-    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) == 0 && has ? BIT(ASIMDDP) : 0;
+    return (has("hw.optional.arm.FEAT_DotProd") ? BIT(ASIMDDP) : 0) | (has("hw.optional.arm.FEAT_I8MM") ? BIT(I8MM) : 0);
 }
 #else
 uint32_t llmq_cpu_flags(void) {

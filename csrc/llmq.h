@@ -153,6 +153,7 @@ void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, con
 typedef enum llmq_isa {
     LLMQ_ISA_SCALAR = 0,
     LLMQ_ISA_NEON,          /* aarch64 with dotprod */
+    LLMQ_ISA_NEONI8MM,      /* + i8mm */
     LLMQ_ISA_AVX2,          /* AVX2 + FMA + F16C */
     LLMQ_ISA_AVX512,        /* AVX-512 F/BW/VL/DQ */
     LLMQ_ISA_AVX512VNNI,    /* + VNNI */

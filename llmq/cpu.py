@@ -1,7 +1,7 @@
 """What this machine offers: instruction set levels and the one in use, cores that may be used, caches.
 
-The environment variable LLMQ_ISA names the level to use (scalar, neon, avx2, avx512, avx512vnni, avx512bf16, amx); without it
-the best one that CPU and operating system offer is taken. It is read once, when llmq is imported.
+The environment variable LLMQ_ISA names the level to use (scalar, neon, neoni8mm, avx2, avx512, avx512vnni, avx512bf16, amx);
+without it the best one that CPU and operating system offer is taken. It is read once, when llmq is imported.
 """
 
 from __future__ import annotations

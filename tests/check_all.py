@@ -102,18 +102,19 @@ def aarch64(tree: Path) -> None:
     if compiler is None or emulator is None:
         raise NotRunError("no cross compiler or emulator (Debian: apt-get install gcc-aarch64-linux-gnu qemu-user)")
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing", "-Icsrc"]
-    flags += ["-DLLMQ_HAVE_NEON=1", "-Imade"]
+    flags += ["-DLLMQ_HAVE_NEON=1", "-DLLMQ_HAVE_NEONI8MM=1", "-Imade"]
+    levels = {"neon": "-march=armv8.2-a+dotprod", "neoni8mm": "-march=armv8.2-a+dotprod+i8mm"}
     run(tree, sys.executable, "csrc/formats/grids.py", "made/grids.inc")
     objects = []
     for source in sorted([*tree.glob("csrc/**/*.c"), tree / "tests" / "emulate" / "kernels.c"]):
         isa = source.stem.split("_")[0] if source.parent.name == "isa" else ""
         if isa.startswith(("avx", "amx")):
             continue
-        own = ["-march=armv8.2-a+dotprod"] if isa == "neon" else []
+        own = [levels[isa]] if isa in levels else []
         objects.append(str(tree / f"{source.parent.name}-{source.stem}.o"))
         run(tree, compiler, *flags, *own, "-c", str(source.relative_to(tree)), "-o", objects[-1])
     run(tree, compiler, "-static", *objects, "-o", "kernels", "-lm", "-pthread")
-    run(tree, emulator, "-cpu", "max", "./kernels")
+    run(tree, emulator, "-cpu", "max", "./kernels", *levels)
 
 
 @check

@@ -35,7 +35,7 @@ def test_levels_by_name() -> None:
             assert _native.isa_used() == llmq.cpu_info()["isa"] == name
     finally:
         use_isa(now)
-    with pytest.raises(LlmqError, match=r"unknown .*'sse9'.*scalar, neon, avx2"):
+    with pytest.raises(LlmqError, match=r"unknown .*'sse9'.*scalar, neon, neoni8mm, avx2"):
         use_isa("sse9")
     for name in set(_native.all_isa_levels()) - set(_native.isa_levels()):
         with pytest.raises(LlmqError, match="not available here"):

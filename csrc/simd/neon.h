@@ -1,5 +1,6 @@
 /* neon.h: the vocabulary of csrc/isa/matmul.inc in NEON with the dot product extension (Armv8.2-A FEAT_DotProd, Arm ARM C7.2 SDOT). A
- * vector holds 4 rows: `vi` 4 quads of bytes or 4 int32, `vf` 4 floats.
+ * vector holds 4 rows: `vi` 4 quads of bytes or 4 int32, `vf` 4 floats. With V_I8MM defined there are
+ * also words for two rows of x at once (FEAT_I8MM, SMMLA).
  *
  * SDOT multiplies signed by signed bytes straight into int32, so that narrow weights (0..63) and wide ones (-128..127) go the same way and
  * nothing saturates: a span ends within 32 * 128 * 127 < 2^20. */
@@ -13,7 +14,13 @@
 #include "simd/inline.h"
 
 #define V_SPAN(bits, off, group) (group)
-enum { V_ROWS = 4, V_STRIPS = 1, V_TOKENS = 4, V_STREAM = 2, V_FLOAT_TOKENS = 4, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
+#ifdef V_I8MM
+#define V_EIGHTS 1
+enum { V_TOKENS = 2 };
+#else
+enum { V_TOKENS = 4 };
+#endif
+enum { V_ROWS = 4, V_STRIPS = 1, V_STREAM = 2, V_FLOAT_TOKENS = 4, V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
 typedef int32x4_t vi;
 typedef float32x4_t vf;
 
@@ -80,6 +87,22 @@ V_INLINE vi v_pair_step(vi acc, vi pairs, vi sums) {
     return vaddq_s32(acc, vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)));
 }
 V_INLINE vi v_times16(vi a, int by) { return vreinterpretq_s32_s16(vmulq_n_s16(vreinterpretq_s16_s32(a), (int16_t)by)); }
+
+#ifdef V_I8MM
+/* SMMLA takes 8 columns of two rows by 8 columns of two rows of x to a block of 2x2 sums. Lanes alternate in both, so one word makes
+ * of two quads the 8 columns of rows 0, 1 and of rows 2, 3, and of the sums for two rows of x the blocks of rows 0, 1 and of 2, 3. */
+V_INLINE void v_zip(vi a, vi b, vi half[2]) {
+    half[0] = vzip1q_s32(a, b);
+    half[1] = vzip2q_s32(a, b);
+}
+V_INLINE void v_unzip(const vi half[2], vi *a, vi *b) {
+    *a = vuzp1q_s32(half[0], half[1]);
+    *b = vuzp2q_s32(half[0], half[1]);
+}
+/* 8 columns of two rows of x */
+V_INLINE vi v_eights(const uint8_t *a, const uint8_t *b) { return vreinterpretq_s32_u8(vcombine_u8(vld1_u8(a), vld1_u8(b))); }
+V_INLINE vi v_eights_step(vi acc, vi w, vi x) { return vmmlaq_s32(acc, V_S8(w), V_S8(x)); }
+#endif
 
 /* ---- floats --------------------------------------------------------------------------------------------------------------- */
 

@@ -10,5 +10,5 @@ const char *llmq_cpu_flag_name(int bit) {
 }
 
 int llmq_cpu_can(llmq_isa level) {
-    return level != LLMQ_ISA_NEON;
+    return level != LLMQ_ISA_NEON && level != LLMQ_ISA_NEONI8MM;
 }
