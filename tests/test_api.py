@@ -90,6 +90,19 @@ def test_loading_can_be_cancelled_and_tells_its_progress() -> None:
         llmq.load(STORYTELLER, progress=lambda *args: False)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/smaps is Linux's")
+def test_weights_are_held_once() -> None:
+    """What is packed leaves no pages of the mapped file behind; a page may straddle two tensors."""
+    path = Path(llmq.__file__).parent / "data" / "storyteller-Q4_K_M.gguf"
+    with llmq.load(path) as llm:
+        llm.generate("Once", max_tokens=2, temperature=0)
+        held, mine = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            mine = line.endswith(path.name) if "-" in line.split()[0] else mine
+            held += int(line.split()[1]) if mine and line.startswith("Rss:") else 0
+    assert held * 1024 < path.stat().st_size / 4
+
+
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         llmq.load(tmp_path / "none.gguf")

@@ -127,6 +127,7 @@ class NativeEngine:
         *experts, n, k = weight.shape
         if not core.pack(i, tensor.type, n, k, int(np.prod(experts, dtype=np.int64)), tensor.raw(), self._huge_pages):
             raise FormatError(f"tensor {tensor.name!r} holds NaN or infinity", path=tensor.path or None, offset=tensor.offset)
+        tensor.release(0, tensor.nbytes)  # weights are held once: the file's pages are not needed any more
 
     def _load_rows(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
         assert tensor is not None
