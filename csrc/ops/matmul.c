@@ -8,13 +8,14 @@
  *     TILES   m >= TILES_FROM: bf16 tiles; F16 and BF16 at levels with products of bf16, quantized types at those with a tile unit
  *
  * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken from the shared counter in
- * chunks: a thread walks a chunk for a block of rows of x small enough to stay in its L2 cache while the chunk's strips pass.
- * FLOATS and both X8 give every element of out the same value for any m, chunk and number of threads. */
+ * turns: a thread walks those of a turn for a block of rows of x small enough to stay in its L2 cache while they pass.
+ * FLOATS and both X8 give every element of out the same value for any m, turns and number of threads. */
 #include "ops/matmul.h"
 
 #include <string.h>
 
 #include "kernels.h"
+#include "ops/turns.h"
 
 enum kind { FLOATS, X8_32, X8_256, TILES };
 enum {
@@ -103,13 +104,12 @@ typedef struct job {
 /* The sums of `count` strips from `strip` on, `next` floats apart, [m][16] each, to their columns of out, from row t0 on. By rows: those of
  * out are far from one another. */
 static void put(const job *j, int64_t strip, int64_t count, int64_t next, int64_t t0, int64_t m) {
-    const int64_t column = strip * LLMQ_STRIP, width = min64(j->w->n - column, count * LLMQ_STRIP);
+    const int64_t column = strip * LLMQ_STRIP, width = min64(j->w->n - column, count * LLMQ_STRIP), whole = width / LLMQ_STRIP;
     for (int64_t t = 0; t < m; t++) {
         float *out = j->out + (j->rows ? j->rows[t0 + t] : t0 + t) * j->ldo + column;
-        for (int64_t i = 0; i < count; i++) {
-            const float *sums = j->sums + i * next + t * LLMQ_STRIP;
-            memcpy(out + i * LLMQ_STRIP, sums, (size_t)min64(LLMQ_STRIP, width - i * LLMQ_STRIP) * sizeof *out);
-        }
+        const float *sums = j->sums + t * LLMQ_STRIP;
+        for (int64_t i = 0; i < whole; i++) memcpy(out + i * LLMQ_STRIP, sums + i * next, LLMQ_STRIP * sizeof *out); /* inline: its size is known */
+        if (whole < count) memcpy(out + whole * LLMQ_STRIP, sums + whole * next, (size_t)(width % LLMQ_STRIP) * sizeof *out);
         for (int64_t i = 0; j->bias && i < width; i++) out[i] += j->bias[column + i];
     }
 }
@@ -163,12 +163,6 @@ static job job_of(int kind, const llmq_packed *w, int64_t expert, const float *b
                  .sums = (float *)(void *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL))};
 }
 
-/* Strips per turn: many enough to use x while it is near, few enough that no thread waits long for the last. */
-static int64_t chunk_of(int kind, int64_t strips, int64_t m, int nth) {
-    const int64_t fair = strips / (nth * 8), most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
-    const int64_t least = kind == TILES ? 2 : LLMQ_STRIPS_AT_ONCE;
-    return max64(least, min64(fair / least * least, most));
-}
 
 void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
                      float *out, int64_t ldo, int64_t *next, int tid, int nth) {
@@ -179,13 +173,12 @@ void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, co
     j.ldx = ldx;
     j.out = out;
     j.ldo = ldo;
-    const int64_t chunk = chunk_of(kind, w->strips, m, nth);
-    int64_t first = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED);
-    while (first < w->strips) {
-        const int64_t then = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED); /* taken early, to know what comes */
-        j.ahead = then < w->strips ? j.strips + then * w->strip_bytes : NULL;
-        run_strips(kind, &j, first, min64(first + chunk, w->strips));
-        first = then;
+    /* many enough to use x while it is near */
+    const int64_t least = kind == TILES ? 2 : LLMQ_STRIPS_AT_ONCE, most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
+    for (llmq_turn turn = llmq_turn_take(next, w->strips, least, most, nth), then; turn.first < turn.end; turn = then) {
+        then = llmq_turn_take(next, w->strips, least, most, nth); /* early, to know what comes */
+        j.ahead = then.first < then.end ? j.strips + then.first * w->strip_bytes : NULL;
+        run_strips(kind, &j, turn.first, turn.end);
     }
 }
 
@@ -221,12 +214,13 @@ void llmq_gathered_prepare(const llmq_packed *w, const float *x, int64_t ldx, co
 }
 
 void llmq_gathered_run(const llmq_packed *w, int64_t expert, const float *bias, const int32_t *rows, int64_t m, void *scratch, float *out,
-                       int64_t ldo, int64_t first, int64_t last) {
+                       int64_t ldo, int64_t first, int64_t last, const uint8_t *ahead) {
     const int kind = llmq_matmul_kind(w, m);
     job j = job_of(kind, w, expert, bias, m, scratch, (uint8_t *)scratch + gathered_prepared(kind, w->k, m));
     j.x = scratch; /* of FLOATS */
     j.ldx = w->k;
     j.rows = rows;
+    j.ahead = ahead;
     j.out = out;
     j.ldo = ldo;
     run_strips(kind, &j, first, last);

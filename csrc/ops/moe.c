@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "ops/matmul.h"
+#include "ops/turns.h"
 
 /* ---- routing ------------------------------------------------------------------------------------------------------------ */
 
@@ -134,8 +135,14 @@ static sorted sort_parts(const llmq_experts *x, uint8_t *memory) {
     return s;
 }
 
+/* Where strip i of those in use stands; NULL past the last. */
+static const uint8_t *strip_in_use(const llmq_experts *x, const sorted *s, int64_t i) {
+    const llmq_packed *w = x->w;
+    return i < s->used * w->strips ? w->data + (s->experts[i / w->strips] * w->strips + i % w->strips) * w->strip_bytes : NULL;
+}
+
 /* Strips begin .. end-1 of the u-th expert in use. *ready: the block of its parts whose activations the scratch holds. */
-static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_t begin, int64_t end, int64_t *ready) {
+static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_t begin, int64_t end, const uint8_t *ahead, int64_t *ready) {
     const int32_t e = s->experts[u];
     const float *bias = x->bias ? x->bias + (int64_t)e * x->w->n : NULL;
     for (int64_t at = s->first[u]; at < s->first[u + 1]; at += LLMQ_GATHERED) {
@@ -145,20 +152,20 @@ static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_
             llmq_gathered_prepare(x->w, x->x, x->w->k, s->source, m, s->scratch);
             *ready = at;
         }
-        llmq_gathered_run(x->w, e, bias, s->order + at, m, s->scratch, x->out, x->w->n, begin, end);
+        llmq_gathered_run(x->w, e, bias, s->order + at, m, s->scratch, x->out, x->w->n, begin, end, ahead);
     }
 }
 
 void llmq_experts_run(const llmq_experts *x, uint8_t *scratch, int64_t *next, int nth) {
     const sorted s = sort_parts(x, scratch);
-    const int64_t strips = x->w->strips, all = s.used * strips, fair = all / (nth * 8);
-    const int64_t chunk = fair < 1 ? 1 : fair < strips ? fair : strips;
+    const int64_t strips = x->w->strips, all = s.used * strips;
     int64_t ready = -1;
-    for (int64_t at; (at = __atomic_fetch_add(next, chunk, __ATOMIC_RELAXED)) < all;)
-        for (int64_t end = at + chunk < all ? at + chunk : all; at < end;) {
-            const int64_t u = at / strips, begin = at % strips, most = strips - begin;
-            const int64_t count = end - at < most ? end - at : most;
-            run_expert(x, &s, u, begin, begin + count, &ready);
-            at += count;
+    for (llmq_turn turn = llmq_turn_take(next, all, 1, all, nth), then; turn.first < turn.end; turn = then) {
+        then = llmq_turn_take(next, all, 1, all, nth); /* early, to know what comes */
+        for (int64_t at = turn.first, count; at < turn.end; at += count) {
+            const int64_t begin = at % strips, left = turn.end - at;
+            count = left < strips - begin ? left : strips - begin;
+            run_expert(x, &s, at / strips, begin, begin + count, strip_in_use(x, &s, at + count < turn.end ? at + count : then.first), &ready);
         }
+    }
 }

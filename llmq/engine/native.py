@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,8 +30,11 @@ Progress = Callable[[str, int, int], object]
 KV_TYPES = ("bf16", "f16", "f32", "q8_0")
 """What keys and values may be kept in: two bytes, two bytes, four bytes, or one byte with a scale per token and head."""
 
-LONG_RUN = 256 << 20
-"""A batch whose tokens read more weight bytes than this, all in all, may take longer than a signal should have to wait."""
+LONG_RUN = 0.1
+"""Seconds that a signal may have to wait: a batch expected to take longer runs in a helper thread, which costs half a millisecond."""
+
+FIRST_PACE = 1 / 4e9
+"""Seconds per token and byte of weights, expected before the first run has shown it."""
 
 POLL_SECONDS = 0.05
 """How long a signal that another thread received may wait for the main thread to notice."""
@@ -93,6 +97,7 @@ class NativeEngine:
         shape = (len(tape.weights), tape.result, tape.n_vocab)
         core = _native.EngineCore(tape.ops, tape.values, *shape, self.kv_type, n_batch, n_threads)
         self.weight_bytes = sum(_loaded_bytes(w, tensors) for w in tape.weights)
+        self._pace = FIRST_PACE  # of the last run
         self._check_memory(core)
         self._load(core, tensors, progress)
         self._core = core
@@ -258,12 +263,12 @@ class NativeEngine:
         bits = sum(1 << part for part in parts)
         core.arm()
         call = partial(core.run, batch.tokens, batch.positions, numbers, batch.outputs, bits, wanted, rows, batch.types)
-        if len(batch.tokens) * self.weight_bytes > LONG_RUN and threading.current_thread() is threading.main_thread():
-            done = _interruptible(call, core.cancel)
-        else:
-            done = call()
-        if not done:
+        size = len(batch.tokens) * max(1, self.weight_bytes)
+        is_long = size * self._pace > LONG_RUN and threading.current_thread() is threading.main_thread()
+        start = time.perf_counter()
+        if not (_interruptible(call, core.cancel) if is_long else call()):
             raise Cancelled("the run was cancelled")
+        self._pace = (time.perf_counter() - start) / size
         return rows
 
     def _growth(self, core: _native.EngineCore, batch: Batch, numbers: npt.NDArray[np.int32]) -> int:
