@@ -20,7 +20,10 @@ typedef struct {
 
 enum { RESULT, FIRST_SLOT }; /* addresses past the arena */
 static const int64_t PAST_ARENA = (int64_t)1 << 60;
-enum { MAX_ACCESSES = 4 };
+enum {
+    MAX_ACCESSES = 4,
+    SCATTERED = 8, /* a key or value goes to as many cache lines as it has columns: such a float takes the time of so many others */
+};
 
 typedef struct {
     const llmq_value *values;
@@ -117,7 +120,7 @@ llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, c
             n_since = 0;
         }
         span->n++;
-        span->floats += values[op->out >= 0 ? op->out : op->a].width;
+        span->floats += values[op->out >= 0 ? op->out : op->a].width * (op->kind == LLMQ_OP_KV_PUT ? SCATTERED : 1);
         if (span->kind == LLMQ_MULTIPLY) span[-1].n++;
         n_since += accesses_of(&t, op, since + n_since);
         if (op->kind == LLMQ_OP_ROPE) plan->rope_of[i] = rope_table(plan, op);
