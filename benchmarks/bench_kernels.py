@@ -5,13 +5,11 @@ its own, tens of microseconds that an engine pays once: the GB/s are lower bound
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
 from llmq import _native
+from llmq.benchmark import Memory
 from llmq.cpu import usable_cores
 from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
@@ -22,15 +20,8 @@ COPIES = 24  # experts in turn, so that the weights of a pass do not stay in the
 
 @pytest.fixture(scope="session")
 def bandwidth() -> float:
-    """GB/s at which all threads together sum memory far larger than the caches; the best of some passes."""
-    parts = [np.ones(2**24, np.uint64) for _ in range(usable_cores())]
-    passes = []
-    with ThreadPoolExecutor(len(parts)) as threads:
-        for _ in range(9):
-            start = time.perf_counter()
-            list(threads.map(np.sum, parts))
-            passes.append(time.perf_counter() - start)
-    return sum(part.nbytes for part in parts) / min(passes) / 1e9
+    """GB/s at which all threads together read memory far larger than the caches."""
+    return Memory(usable_cores()).bandwidth(9) / 1e9
 
 
 @pytest.mark.parametrize("m", [1, 4, 16, 256])

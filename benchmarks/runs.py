@@ -125,14 +125,9 @@ class BenchRun:
         self.measure = Measure(**report["measures"][0])
         self.notes = notes
 
-    @property
-    def percent(self) -> float | None:
-        """Of what the memory's bandwidth allows."""
-        return None if self.measure.limit is None else 100 * self.measure.median / self.measure.limit
-
     def row(self, what: str, *targets: Target) -> Row:
         m = self.measure
-        return Row(what, m.median, peer=m.peer_median, ratio=m.ratio, percent=self.percent, targets=targets, notes=self.notes)
+        return Row(what, m.median, peer=m.peer_median, ratio=m.ratio, percent=m.percent, targets=targets, notes=self.notes)
 
 
 def child(arguments: list[str], env: dict[str, str], python: str = sys.executable) -> dict[str, Any]:

@@ -147,6 +147,10 @@ void llmq_matmul_prepare(const llmq_packed *, const float *x, int64_t m, int64_t
 void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
                      float *out, int64_t ldo, int64_t *next, int tid, int nth);
 
+/* ---- memory (csrc/bandwidth.c) ----------------------------------------------------------------------------------------- */
+
+uint64_t llmq_sum(const uint64_t *x, int64_t n);
+
 /* ---- the kernel table (csrc/cpu.c, csrc/isa/) -------------------------------------------------------------------------- */
 
 /* Levels are a ladder; each includes those below it. */

@@ -9,9 +9,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,24 +24,30 @@ from llmq.errors import Cancelled, LlmqError
 from llmq.loading import load
 from llmq.model import LLM
 
-__all__ = ["BenchReport", "Measure", "Peer", "bench", "memory_bandwidth", "plot"]
+__all__ = ["BenchReport", "Measure", "Memory", "Peer", "bench", "plot"]
 
 PEER_SCRIPT = Path(__file__).with_name("benchmark_peer.py")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Repetitions of one test. `rates` are tokens per second; `limit` is what the memory bandwidth allows, None for prompts."""
+    """Repetitions of one test. `rates` are tokens per second, `limits` what the memory's bandwidth beside each allowed (empty
+    where memory is not the limit: prompts, several sequences), `peer_rates` the peer's."""
 
     test: str
     tokens: int
     rates: list[float]
-    limit: float | None = None
+    limits: list[float] = field(default_factory=list)
     peer_rates: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
         return statistics.median(self.rates)
+
+    @property
+    def percent(self) -> float | None:
+        """Of the limit: the median over the repetitions, since bandwidth that others use comes and goes."""
+        return 100 * statistics.median(a / b for a, b in zip(self.rates, self.limits, strict=True)) if self.limits else None
 
     @property
     def peer_median(self) -> float | None:
@@ -57,8 +63,8 @@ class Measure:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """bandwidth in bytes/s, read by all threads together; bytes_per_token: weights read to write one token; ttft and tpot in
-    seconds, medians."""
+    """bandwidth in bytes/s, read by all threads together, the median beside the repetitions; bytes_per_token: weights read to
+    write one token; ttft and tpot in seconds, medians."""
 
     model: str
     n_threads: int
@@ -81,7 +87,7 @@ class BenchReport:
             f"{'test':<20}{'tokens/s':>10}{'min':>9}{'max':>9}{'of limit':>10}{'llama.cpp':>11}{'ratio':>7}",
         ]
         for m in self.measures:
-            limit = "" if m.limit is None else f"{100 * m.median / m.limit:.0f} %"
+            limit = "" if m.percent is None else f"{m.percent:.0f} %"
             peer = "" if m.peer_median is None else f"{m.peer_median:.2f}"
             ratio = "" if m.ratio is None else f"{m.ratio:.2f}"
             low, high = min(m.rates), max(m.rates)
@@ -101,8 +107,8 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
     for axes, m in zip(all_axes, report.measures, strict=True):
         rates = {"llmq": m.median} | ({} if m.peer_median is None else {"llama.cpp": m.peer_median})
         axes.bar_label(axes.bar(list(rates), list(rates.values())), fmt="%.1f")
-        if m.limit is not None:
-            axes.axhline(m.limit, linestyle="--", label="memory's limit")
+        if m.limits:
+            axes.axhline(statistics.median(m.limits), linestyle="--", label="memory's limit")
             axes.legend()
         axes.set_title(m.test)
         axes.set_ylabel("tokens/s")
@@ -110,20 +116,21 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
     figure.savefig(path)
 
 
-def memory_bandwidth(n_threads: int, *, size: int = 256 << 20, repetitions: int = 5) -> float:
-    """Bytes per second that `n_threads` threads read together from memory: the best of `repetitions` sums over `size` bytes."""
-    data = np.ones(size // 8, np.uint64)
-    parts = np.array_split(data, n_threads)
-    best = float("inf")
-    for _ in range(repetitions):
-        threads = [threading.Thread(target=part.sum) for part in parts]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        best = min(best, time.perf_counter() - start)
-    return size / best
+class Memory:
+    """Something to read, far larger than the caches."""
+
+    def __init__(self, n_threads: int, size: int = 256 << 20) -> None:
+        self._parts = np.array_split(np.ones(size // 8, np.uint64), n_threads)
+
+    def bandwidth(self, repetitions: int = 3) -> float:
+        """Bytes per second that the threads read together: the median of some passes."""
+        seconds: list[float] = []
+        with ThreadPoolExecutor(len(self._parts)) as threads:
+            for _ in range(repetitions + 1):  # the first starts the threads
+                start = time.perf_counter()
+                list(threads.map(_native.sum_words, self._parts))
+                seconds.append(time.perf_counter() - start)
+        return sum(part.nbytes for part in self._parts) / statistics.median(seconds[1:])
 
 
 class Peer:
@@ -240,10 +247,11 @@ def _bench(
     progress: Callable[[str, int, int], object] | None,
 ) -> BenchReport:
     random = np.random.default_rng(0)
-    bandwidth = memory_bandwidth(n_threads)
+    memory = Memory(n_threads)
+    bandwidths: list[float] = []
     reading = Measure(f"prompt {n_prompt}", n_prompt, [])
     where = f" at {depth}" if depth else f" x {sequences}" if sequences > 1 else ""
-    writing = Measure(f"write {n_gen}{where}", n_gen, [], None if sequences > 1 else bandwidth / llm.bytes_per_token)
+    writing = Measure(f"write {n_gen}{where}", n_gen, [])
     first: list[float] = []
     for turn in range(repetitions + 1):  # the first warms up
         if n_prompt:
@@ -256,15 +264,17 @@ def _bench(
             _note(writing, turn, rate, None if peer is None else peer.write_together(sequences, n_gen))
         elif n_gen:
             start = _tokens(random, llm.n_vocab, max(1, depth))
+            before = memory.bandwidth()
             rate = llm.generate(start, max_tokens=n_gen, temperature=0, ignore_eos=True).timings.gen_tps
-            _note(writing, turn, rate, None if peer is None else peer.write(start, n_gen))
+            bandwidths.append((before + memory.bandwidth()) / 2)
+            _note(writing, turn, rate, None if peer is None else peer.write(start, n_gen), bandwidths[-1] / llm.bytes_per_token)
         if progress is not None and progress("bench", turn, repetitions) is False:
             raise Cancelled("the benchmark was cancelled")
     return BenchReport(
         model=llm.name,
         n_threads=n_threads,
         isa=_native.isa_used(),
-        bandwidth=bandwidth,
+        bandwidth=statistics.median(bandwidths[1:] or [memory.bandwidth()]),
         bytes_per_token=llm.bytes_per_token,
         ttft=statistics.median(first[1:]) if n_prompt else 0.0,
         tpot=sequences / writing.median if n_gen else 0.0,
@@ -288,9 +298,11 @@ def _write_together(llm: LLM, sequences: int, n: int) -> float:
                 engine.free_sequence(seq)
 
 
-def _note(measure: Measure, turn: int, rate: float, peer_rate: float | None) -> None:
+def _note(measure: Measure, turn: int, rate: float, peer_rate: float | None, limit: float | None = None) -> None:
     if turn > 0:
         measure.rates.append(rate)
+        if limit is not None:
+            measure.limits.append(limit)
         if peer_rate is not None:
             measure.peer_rates.append(peer_rate)
 

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import llmq
+from llmq import _native
 from llmq.benchmark import BenchReport, Measure, plot
 from llmq.cli import main
 
@@ -31,6 +33,18 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ratio_is_of_pairs() -> None:
     assert Measure("x", 1, [10.0, 1.0, 30.0], peer_rates=[5.0, 1.0, 10.0]).ratio == 2.0
     assert Measure("x", 1, [10.0]).ratio is None
+
+
+def test_percent_is_of_the_limit_beside_each_run() -> None:
+    assert Measure("x", 1, [10.0, 1.0, 30.0], limits=[20.0, 1.0, 40.0]).percent == 75.0
+    assert Measure("x", 1, [10.0]).percent is None
+
+
+def test_sum_of_memory() -> None:
+    """Every number is read, whatever the length."""
+    for n in (0, 1, 7, 31, 32, 33, 100, 1000):
+        numbers = np.random.default_rng(n).integers(0, 2**64, n, np.uint64)
+        assert _native.sum_words(numbers) == sum(numbers.tolist()) % 2**64
 
 
 def test_peer_protocol(tmp_path: Path) -> None:
@@ -67,7 +81,7 @@ def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         def subplots(self, rows: int, columns: int, squeeze: bool) -> list[list[Axes]]:
             return [[Axes() for _ in range(columns)] for _ in range(rows)]
 
-    measures = [Measure("prompt 4", 4, [2.0], None, [1.0]), Measure("write 4", 4, [3.0], 9.0)]
+    measures = [Measure("prompt 4", 4, [2.0], peer_rates=[1.0]), Measure("write 4", 4, [3.0], [9.0])]
     report = BenchReport("m", 1, "scalar", 1.0, 1, 1.0, 1.0, measures)
     monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
     figure = ModuleType("matplotlib.figure")

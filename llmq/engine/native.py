@@ -31,7 +31,7 @@ KV_TYPES = ("bf16", "f16", "f32", "q8_0")
 """What keys and values may be kept in: two bytes, two bytes, four bytes, or one byte with a scale per token and head."""
 
 LONG_RUN = 0.1
-"""Seconds that a signal may have to wait: a batch expected to take longer runs in a helper thread, which costs half a millisecond."""
+"""Seconds that a signal may have to wait: a batch expected to take longer runs in a helper thread, half a millisecond more."""
 
 FIRST_PACE = 1 / 4e9
 """Seconds per token and byte of weights, expected before the first run has shown it."""

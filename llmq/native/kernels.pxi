@@ -35,6 +35,8 @@ cdef extern from "kernels.h" nogil:
     void llmq_pool_run(llmq_pool *, llmq_phase *phases, int n_phases,
                        void (*work)(void *arg, int phase, int64_t *next, int tid, int nth) noexcept nogil, void *arg)
 
+    uint64_t llmq_sum(const uint64_t *x, int64_t n)
+
     const char *llmq_isa_name(llmq_isa)
     llmq_isa llmq_isa_found()
     int llmq_isa_offered(llmq_isa)
@@ -214,3 +216,12 @@ def kernel_slots():
 
 
 check_status(llmq_isa_use(llmq_isa_found()), "filling the kernel table")
+
+
+def sum_words(const uint64_t[::1] x):
+    """The sum, modulo 2^64, read as fast as memory gives it to one core."""
+    cdef uint64_t sum = 0
+    if x.shape[0]:
+        with nogil:
+            sum = llmq_sum(&x[0], x.shape[0])
+    return sum
