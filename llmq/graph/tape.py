@@ -8,6 +8,7 @@ of csrc/llmq.h byte for byte."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -196,7 +197,7 @@ class Tape:
             raise ValueError(f"{self.arch}: the tape has no final hidden state")
         return ((BODY,), self.hidden) if hidden else ((BODY, HEAD), self.result)
 
-    @property
+    @cached_property  # asked before every run
     def has_encoder(self) -> bool:
         """Whether it is an encoder–decoder."""
         return bool((self.ops["part"] == ENCODE).any())
@@ -214,7 +215,7 @@ class Tape:
         unused = ((op.w0, self.weights[op.w0].shape[0] - op.i[0]) for op in stacks)
         return whole - sum(self.weights[w].nbytes // self.weights[w].shape[0] * n for w, n in unused)
 
-    @property
+    @cached_property  # asked before every run
     def n_types(self) -> int:
         """How many types of token there are."""
         return min(self._rows_looked_up(2), default=1)
