@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-SOURCES := setup.py pyproject.toml $(shell find csrc llmq -name '*.[chp]*' -not -name '*.pyc' -not -name '*.so' -not -name '_native.c' -not -name '_text.c' 2>/dev/null)
+SOURCES := setup.py pyproject.toml $(shell find csrc llmq -name '*.[cdhip]*' -not -name '*.pyc' -not -name '*.so' -not -name '_native.c' -not -name '_text.c' 2>/dev/null)
 
 .PHONY: demo test dev bench lint check-all embedded clean
 

@@ -53,6 +53,22 @@ def rope(o: Ops, x: Value, i: int) -> Value:
     return o.g.rope(x, table, HEADS, interleaved=True)
 
 
+# of mamba with 370M parameters, and of a mamba2 of the same width with heads of 64 columns
+INNER, STATES, SSM_HEADS = 2048, {"mamba": 16, "mamba2": 128}, {"mamba": 2048, "mamba2": 32}
+
+
+def scan(kind: str) -> tuple[int, Callable[[Ops, Value, int], Value]]:
+    """B and C, and the steps, are those of the token before it: joined to the output again."""
+    states, heads = STATES[kind], SSM_HEADS[kind]
+
+    def op(o: Ops, x: Value, i: int) -> Value:
+        a, rest = o.w(f"a {i}", heads, 1 if kind == "mamba2" else states), o.g.slice(x, INNER, 2 * states)
+        y = o.g.scan(x, o.g.slice(x, 0, heads), a, None, heads=heads, width=INNER // heads, groups=1, states=states)
+        return o.g.join(y, rest, 1, INNER + 2 * states)
+
+    return INNER + 2 * states, op
+
+
 OPS: dict[str, tuple[int, Callable[[Ops, Value, int], Value]]] = {
     "rmsnorm": (WIDTH, lambda o, x, i: o.g.rmsnorm(x, o.w(f"norm {i}", WIDTH), 1e-5)),
     "layernorm": (WIDTH, lambda o, x, i: o.g.layernorm(x, o.w(f"norm {i}", WIDTH), None, 1e-5)),
@@ -62,6 +78,9 @@ OPS: dict[str, tuple[int, Callable[[Ops, Value, int], Value]]] = {
     "gelu gate": (HIDDEN, lambda o, x, i: o.g.glu(x, x, "gelu_tanh")),
     "softcap": (WIDTH, lambda o, x, i: o.g.softcap(x, 30.0)),
     "attention": (WIDTH, attention),
+    "conv": (INNER, lambda o, x, i: o.g.conv(x, o.w(f"taps {i}", INNER, 4))),
+    "scan mamba": scan("mamba"),
+    "scan mamba2": scan("mamba2"),
 }
 CASES = [(name, n, 0) for name in OPS for n in (1, 512)] + [("attention", n, 1024) for n in (1, 512)]
 
@@ -72,7 +91,10 @@ def test_op(benchmark, name: str, n: int, depth: int) -> None:  # type: ignore[n
     taken = []
     for copies in (0, COPIES):
         with Ops().engine(op, width, copies) as engine:
-            seq = engine.new_sequence()
+            seq, other = engine.new_sequence(), engine.new_sequence()
+            engine.run(
+                _batch(other, 0, 1)
+            )  # while it holds states, the memory of those that are cut off is kept and used again
             if depth:
                 engine.run(_batch(seq, 0, depth))
 

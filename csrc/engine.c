@@ -2,14 +2,12 @@
  *
  * A cancelled run still goes through its phases, doing nothing; taking all counters to their end lets threads inside a long phase come
  * out after their current piece. */
-#define _DEFAULT_SOURCE 1 /* madvise */
 #include "engine.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "kernels.h"
 #include "ops/attention.h"
@@ -404,43 +402,13 @@ void llmq_engine_free(llmq_engine *e) {
 llmq_weight *llmq_engine_weight(llmq_engine *e, int32_t i) { return &e->weights[i]; }
 llmq_kv *llmq_engine_kv(llmq_engine *e) { return &e->kv; }
 
-typedef struct {
-    const llmq_packed *w;
-    const uint8_t *rows;
-    atomic_int broken;
-} packing;
-
-static void pack_work(void *arg, int phase, int64_t *next, int tid, int nth) {
-    packing *p = arg;
-    const llmq_codec *codec = llmq_codec_of(p->w->type);
-    const int64_t n = p->w->n * p->w->experts, k = p->w->k, pieces = SHARES * nth;
-    (void)phase;
-    (void)tid;
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < pieces;) {
-        const int64_t first = n * i / pieces, last = n * (i + 1) / pieces;
-        if (!codec->check(p->rows + first * (k / codec->block) * codec->bytes, (last - first) * k)) atomic_store(&p->broken, 1);
-        llmq_pack(p->w, p->rows, (int)i, (int)pieces);
-    }
-}
-
 llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages) {
     llmq_packed w;
-    packing job = {&w, rows, 0};
-    const llmq_status status = llmq_pack_plan(&w, type, n, k, experts);
+    const llmq_status status = llmq_packed_new(&w, type, n, k, experts, rows, huge_pages, e->pool, &e->phases[e->plan.n_spans]);
     if (status != LLMQ_OK) return status;
-    const size_t bytes = (size_t)(w.strips * w.strip_bytes * experts), large = 2 << 20;
-    void *data;
-    if (posix_memalign(&data, bytes >= large ? large : 64, bytes) != 0) return LLMQ_ERR_NOMEM;
-#ifdef MADV_HUGEPAGE
-    if (huge_pages && bytes >= large) (void)madvise(data, bytes, MADV_HUGEPAGE); /* advice: nothing is lost when it is not taken */
-#else
-    (void)huge_pages;
-#endif
-    w.data = data;
     free(e->weights[i].packed.data);
     e->weights[i].packed = w;
-    llmq_pool_run(e->pool, &e->phases[e->plan.n_spans], 1, pack_work, &job);
-    return job.broken ? LLMQ_ERR_NONFINITE : LLMQ_OK;
+    return LLMQ_OK;
 }
 
 int64_t llmq_engine_scratch(const llmq_engine *e, int32_t n) {

@@ -53,6 +53,9 @@ typedef const llmq_codec *llmq_codec_of_fn(int32_t type);
 typedef llmq_status llmq_convert_fn(const llmq_codec *from, const void *src, const llmq_codec *to, void *dst, int64_t rows,
                                     int64_t k, const float *weight, float *scratch, llmq_conversion *out);
 
+/* A strip of `count` rows of a file (isa/pack.inc), the others zeros; 0: a scale, or a float weight, is not finite. */
+typedef int llmq_pack_fn(const llmq_packed *w, uint8_t *strip, const uint8_t *rows, int count);
+
 /* x[k] -> one prepared row, width columns (32 or LLMQ_MAX_BLOCK) at a time. Columns with a NaN or an infinity among them get
  * dx = NaN and q = 0, so that the product shows it. */
 typedef void llmq_x8_fn(const float *x, int64_t k, int32_t width, uint8_t *row);

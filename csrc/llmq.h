@@ -69,6 +69,7 @@ typedef struct llmq_codec {
     /* weight: n importances >= 0, or NULL. LLMQ_ERR_NONFINITE leaves dst unspecified. Deterministic. */
     llmq_status (*quantize)(const float *src, void *dst, int64_t n, const float *weight);
     void (*levels)(const void *block, llmq_levels *out); /* one block; NULL for float types */
+    void (*places)(const void *block, llmq_levels *out); /* the same with places in the codebook as q, or NULL */
     int (*check)(const void *src, int64_t n);            /* 1 when every scale is finite */
 } llmq_codec;
 
@@ -134,8 +135,12 @@ typedef struct llmq_packed {
 } llmq_packed;
 
 llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts); /* fills all but data */
-/* thread's share of packing from file rows (n*experts rows of k weights) */
-void llmq_pack(const llmq_packed *, const void *rows, int tid, int nth);
+/* thread's share of packing from file rows (n*experts rows of k weights); 0: a scale or a float weight among them is not finite */
+int llmq_pack(const llmq_packed *, const void *rows, int tid, int nth);
+/* The same by all threads of a pool, into memory that is to be freed; rows are not read afterwards. LLMQ_ERR_NONFINITE, _NOMEM and
+ * those of the plan leave nothing to free. huge_pages: advise the system to take such. */
+llmq_status llmq_packed_new(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages,
+                            llmq_pool *, llmq_phase *);
 void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst);             /* dequantized, equal to the codec */
 
 /* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two phases: all shares tid of nth of prepare, which converts the activations (8-bit

@@ -18,7 +18,7 @@
  * Float types have one plane: F32 float [k][16]; F16 and BF16 [(k+1)/2][16][2], the order that VDPBF16PS and TDPBF16PS take; an odd k
  * ends with zeros.
  *
- * Everything is read through llmq_codec's levels, so that a new type needs no code here. d must be exact as the codec's llmq_scale
+ * isa/pack.inc packs through llmq_codec's levels, so that a new type needs no code here. d must be exact as the codec's llmq_scale
  * says, dmin in binary16. */
 #include <string.h>
 
@@ -63,35 +63,11 @@ static uint32_t load_u32(const void *p) {
     return v;
 }
 
-/* Bits `shift`.. of q[n], `bits` of each, as words of a row: 8 / bits quads a word, words LLMQ_STRIP apart. */
-static inline __attribute__((always_inline)) void join(const uint8_t *q, int n, int bits, int shift, uint8_t *to) {
-    const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
-    for (int i = 0; i < n; i += 32 / bits, to += LLMQ_STRIP * 4) {
-        uint32_t word = bits == 8 ? 0x80808080u : 0; /* signed */
-        for (int t = 0; t < 8 / bits; t++) word ^= (load_u32(q + i + 4 * t) >> shift & mask) << (t * bits);
-        memcpy(to, &word, 4);
-    }
-}
-
-/* The same with constants where compilers see them. */
-static void put_words(const uint8_t *q, int n, int bits, int shift, uint8_t *to) {
-    if (bits == 8) join(q, n, 8, 0, to);
-    else if (bits == 4) join(q, n, 4, 0, to);
-    else if (bits == 2) join(q, n, 2, shift, to);
-    else join(q, n, 1, shift, to);
-}
-
 /* Quad number `quad` of row r, from a plane of `bits`. */
 static uint32_t part(const uint8_t *plane, int64_t quad, int r, int bits) {
     const int per = 8 / bits;
     const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
     return load_u32(plane + (quad / per * LLMQ_STRIP + r) * 4) >> (quad % per * bits) & mask;
-}
-
-/* place[q]: where q - off is in the codebook */
-static void places_of_levels(const llmq_codec *codec, uint8_t place[256]) {
-    memset(place, 0, 256);
-    for (int i = 0; codec->codebook && i < 1 << codec->code_bits; i++) place[codec->codebook[i] + codec->off] = (uint8_t)i;
 }
 
 /* ---- scales ------------------------------------------------------------------------------------------------------------- */
@@ -107,77 +83,6 @@ float llmq_plane_scale(const uint8_t *plane, int scale, int64_t i) {
     }
     memcpy(&h, plane + 2 * i, 2);
     return llmq_f16_to_f32(h);
-}
-
-static void put_scale(uint8_t *plane, int scale, int64_t i, float d) {
-    const uint16_t h = llmq_f32_to_f16(d);
-    if (scale == LLMQ_SCALE_E8M0) plane[i] = llmq_f32_to_e8m0(d);
-    else if (scale == LLMQ_SCALE_F32) memcpy(plane + 4 * i, &d, 4);
-    else if (scale == LLMQ_SCALE_F16) memcpy(plane + 2 * i, &h, 2);
-}
-
-/* ---- packing ------------------------------------------------------------------------------------------------------------ */
-
-static void pack_block(const llmq_packed *w, const llmq_codec *codec, uint8_t *strip, int64_t block, int r,
-                       const llmq_levels *level) {
-    const int stored = llmq_stored_bits(codec), lo = llmq_lo_bits(stored), hi = llmq_hi_bits(stored);
-    const int groups = codec->block / codec->group;
-    const int64_t column = block * codec->block;
-    put_words(level->q, codec->block, lo, 0, strip + w->plane[LLMQ_PLANE_LO] + (column / 32 * lo * LLMQ_STRIP + r) * 4);
-    if (hi) put_words(level->q, codec->block, hi, lo, strip + w->plane[LLMQ_PLANE_HI] + (column / 32 * hi * LLMQ_STRIP + r) * 4);
-    if (codec->has_scales) {
-        for (int g = 0; g < groups; g++) {
-            const int64_t i = (block * groups + g) * LLMQ_STRIP + r;
-            strip[w->plane[LLMQ_PLANE_SC] + i] = (uint8_t)level->sc[g];
-            if (codec->has_min) strip[w->plane[LLMQ_PLANE_M] + i] = level->m[g];
-        }
-    }
-    put_scale(strip + w->plane[LLMQ_PLANE_D], codec->scale, block * LLMQ_STRIP + r, level->d);
-    if (codec->has_min) put_scale(strip + w->plane[LLMQ_PLANE_DMIN], LLMQ_SCALE_F16, block * LLMQ_STRIP + r, level->dmin);
-}
-
-/* Float rows: the words of 4 bytes of 16 rows (two 16-bit columns, or one of float32), column by column. */
-static void pack_floats(uint8_t *strip, const uint8_t *rows, int64_t row_bytes, int count) {
-    enum { RUN = 16 }; /* words of a row before the next row: what is written stays in L1, and reads go on in their cache line */
-    const int64_t words = row_bytes / 4;
-    for (int64_t first = 0; first < words; first += RUN) {
-        const int64_t last = first + RUN < words ? first + RUN : words;
-        for (int r = 0; r < count; r++) {
-            for (int64_t i = first; i < last; i++) memcpy(strip + (i * LLMQ_STRIP + r) * 4, rows + r * row_bytes + i * 4, 4);
-        }
-    }
-    if (row_bytes % 4) { /* an odd column of 16 bits */
-        for (int r = 0; r < count; r++) memcpy(strip + (words * LLMQ_STRIP + r) * 4, rows + r * row_bytes + words * 4, 2);
-    }
-}
-
-static void pack_strip(const llmq_packed *w, const llmq_codec *codec, uint8_t *strip, const uint8_t *rows, int count) {
-    const int64_t row_bytes = w->k / codec->block * codec->bytes;
-    memset(strip, 0, (size_t)w->strip_bytes);
-    if (codec->bits == 0) {
-        pack_floats(strip, rows, row_bytes, count);
-        return;
-    }
-    uint8_t place[256];
-    places_of_levels(codec, place);
-    for (int64_t b = 0; b < w->k / codec->block; b++) {
-        for (int r = 0; r < count; r++) {
-            llmq_levels level;
-            codec->levels(rows + r * row_bytes + b * codec->bytes, &level);
-            for (int i = 0; codec->codebook && i < codec->block; i++) level.q[i] = place[level.q[i]];
-            pack_block(w, codec, strip, b, r, &level);
-        }
-    }
-}
-
-void llmq_pack(const llmq_packed *w, const void *rows, int tid, int nth) {
-    const llmq_codec *codec = llmq_codec_of(w->type);
-    const int64_t all = w->strips * w->experts, row_bytes = w->k / codec->block * codec->bytes;
-    for (int64_t i = all * tid / nth; i < all * (tid + 1) / nth; i++) {
-        const int64_t expert = i / w->strips, row = i % w->strips * LLMQ_STRIP;
-        const int count = (int)(w->n - row < LLMQ_STRIP ? w->n - row : LLMQ_STRIP);
-        pack_strip(w, codec, w->data + i * w->strip_bytes, (const uint8_t *)rows + (expert * w->n + row) * row_bytes, count);
-    }
 }
 
 /* ---- and back ----------------------------------------------------------------------------------------------------------- */

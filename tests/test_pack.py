@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from codec_cases import scale_offsets, write_scale
-from kernel_cases import TYPES, each_quantized, each_type, packed, random_rows
+from kernel_cases import TYPES, each_quantized, each_type, level, packed, random_rows  # noqa: F401
 
 from llmq import _native
 from llmq.quant import rows as codecs
@@ -22,6 +22,20 @@ def test_round_trip(qtype: QuantType, n: int) -> None:
         got = np.stack([w.row(i) for i in range(n)])
         np.testing.assert_array_equal(got.view(np.uint32) << 1, want.view(np.uint32) << 1)  # but for the sign of zero
         assert (got == want).all()
+
+
+@each_type
+def test_every_level_packs_the_same_bytes(qtype: QuantType, level: str) -> None:  # noqa: F811
+    """Into memory that held something else, for columns that do not fill what is packed at once."""
+    for n, blocks in [(1, 1), (16, 3), (35, 17)]:
+        k = blocks * (qtype.block if qtype.block > 1 else 11)
+        rows, got = random_rows(qtype, n, k), []
+        for used in ("scalar", level):
+            _native.use_isa(used)
+            room = np.full(_native.packed_bytes(int(qtype), n, k) + 63, 0xAA, np.uint8)
+            room = room[-room.ctypes.data % 64 :][: _native.packed_bytes(int(qtype), n, k)]
+            got.append(packed(qtype, rows, k, data=room).data)
+        np.testing.assert_array_equal(*got)
 
 
 @each_type

@@ -92,6 +92,24 @@ typedef uint8_t *llmq_pack_chunk(const void *how, const float *src, const float 
 llmq_status llmq_quantize_chunks(llmq_pack_chunk *pack, const void *how, int64_t chunk, const float *src, void *dst, int64_t n,
                                  const float *weight);
 
+/* Bits 0..7 as bytes of 0 or 1: each byte keeps one of eight copies' bits, and carries into its top bit unless that is 0. */
+static inline void llmq_spread_bits(uint8_t bits, uint8_t to[8]) {
+    const uint64_t kept = bits * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
+    const uint64_t ones = (kept + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
+    memcpy(to, &ones, sizeof ones);
+}
+
+/* Four pairs of bits, and four nibbles, as bytes from the lowest bits up. */
+static inline void llmq_spread_pairs(uint8_t bits, uint8_t to[4]) {
+    const uint32_t far = (bits | (uint32_t)bits << 12) & 0x000f000fu, each = (far | far << 6) & 0x03030303u;
+    memcpy(to, &each, sizeof each);
+}
+
+static inline void llmq_spread_nibbles(uint16_t bits, uint8_t to[4]) {
+    const uint32_t far = (bits | (uint32_t)bits << 8) & 0x00ff00ffu, each = (far | far << 4) & 0x0f0f0f0fu;
+    memcpy(to, &each, sizeof each);
+}
+
 /* The 4-bit levels of a block of 32: byte l holds weight l in its low and weight l + 16 in its high nibble. */
 static inline void llmq_unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {
     for (int l = 0; l < 16; l++) {
@@ -106,8 +124,10 @@ static inline void llmq_pack_nibbles(const uint8_t q[32], uint8_t qs[16]) {
 
 /* The 5-bit levels of a block of 32: the low 4 bits as above, bit 4 of level i in bit i of the four bytes of qh. */
 static inline void llmq_unpack_fives(const uint8_t qh[4], const uint8_t qs[16], uint8_t q[32]) {
+    uint8_t high[32];
     llmq_unpack_nibbles(qs, q);
-    for (int l = 0; l < 32; l++) q[l] |= (uint8_t)((qh[l / 8] >> (l % 8) & 1) << 4);
+    for (int i = 0; i < 4; i++) llmq_spread_bits(qh[i], high + 8 * i);
+    for (int l = 0; l < 32; l++) q[l] |= (uint8_t)(high[l] << 4);
 }
 
 static inline void llmq_pack_fives(const uint8_t q[32], uint8_t qh[4], uint8_t qs[16]) {
@@ -121,9 +141,8 @@ static inline void llmq_pack_fives(const uint8_t q[32], uint8_t qh[4], uint8_t q
 /* IQ4_NL and IQ4_XS: nibbles as above, places in this codebook (iq4_nl.c); q is the level there plus 128. */
 extern const int8_t llmq_iq4_levels[16]; /* codecs.c */
 
-static inline void llmq_unpack_iq4(const uint8_t qs[16], uint8_t q[32]) {
-    llmq_unpack_nibbles(qs, q);
-    for (int l = 0; l < 32; l++) q[l] = (uint8_t)(llmq_iq4_levels[q[l]] + 128);
+static inline void llmq_look_up_iq4(uint8_t *q, int n) {
+    for (int l = 0; l < n; l++) q[l] = (uint8_t)(llmq_iq4_levels[q[l]] + 128);
 }
 
 static inline void llmq_pack_iq4(const uint8_t q[32], uint8_t qs[16]) {

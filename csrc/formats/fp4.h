@@ -9,8 +9,12 @@ enum { LLMQ_FP4_OFF = 16 };
 extern const int8_t llmq_fp4_levels[16]; /* ascending (codecs.c) */
 
 /* Places 0..7 of the levels are negative, from the largest magnitude to -0, 8..15 positive. */
-static inline uint8_t llmq_fp4_level(uint8_t code) {
-    return (uint8_t)(llmq_fp4_levels[code ^ (8 | (code >> 3) * 7)] + LLMQ_FP4_OFF); /* place 8 + code, or 15 - code with a sign */
+static inline uint8_t llmq_fp4_place(uint8_t code) {
+    return (uint8_t)(code < 8 ? 8 + code : 15 - code);
+}
+
+static inline void llmq_look_up_fp4(uint8_t *q, int n) {
+    for (int i = 0; i < n; i++) q[i] = (uint8_t)(llmq_fp4_levels[q[i]] + LLMQ_FP4_OFF);
 }
 
 static inline uint8_t llmq_fp4_code(int level) {

@@ -14,10 +14,15 @@ typedef struct {
 } block_iq4_nl;
 LLMQ_CHECK_BLOCK(IQ4_NL, block_iq4_nl);
 
-static void iq4_nl_levels(const void *block, llmq_levels *out) {
+static void iq4_nl_places(const void *block, llmq_levels *out) {
     const block_iq4_nl *b = block;
-    llmq_unpack_iq4(b->qs, out->q);
+    llmq_unpack_nibbles(b->qs, out->q);
     llmq_one_scale(out, 1, llmq_load_f16(b->d));
+}
+
+static void iq4_nl_levels(const void *block, llmq_levels *out) {
+    iq4_nl_places(block, out);
+    llmq_look_up_iq4(out->q, 32);
 }
 
 static void iq4_nl_dequantize(const void *src, float *dst, int64_t n) {
@@ -42,5 +47,6 @@ static int iq4_nl_check(const void *src, int64_t n) {
 
 const llmq_codec LLMQ_CODEC_OF(IQ4_NL) = {
     LLMQ_CODEC(IQ4_NL), .bits = 8, .group = 32, .off = 128, .code_bits = 4, .codebook = llmq_iq4_levels,
-    .dequantize = iq4_nl_dequantize, .quantize = iq4_nl_quantize, .levels = iq4_nl_levels, .check = iq4_nl_check,
+    .dequantize = iq4_nl_dequantize, .quantize = iq4_nl_quantize, .levels = iq4_nl_levels, .places = iq4_nl_places,
+    .check = iq4_nl_check,
 };

@@ -15,17 +15,22 @@ typedef struct {
 } block_iq4_xs;
 LLMQ_CHECK_BLOCK(IQ4_XS, block_iq4_xs);
 
-static void iq4_xs_levels(const void *block, llmq_levels *out) {
+static void iq4_xs_places(const void *block, llmq_levels *out) {
     const block_iq4_xs *b = block;
     const unsigned high = llmq_load_u16(b->sh);
     for (int g = 0; g < 8; g++) {
         const unsigned low = b->sl[g / 2] >> 4 * (g % 2) & 15;
         out->sc[g] = (int8_t)((int)(low | (high >> 2 * g & 3) << 4) - 32);
         out->m[g] = 0;
-        llmq_unpack_iq4(b->qs + 16 * g, out->q + 32 * g);
+        llmq_unpack_nibbles(b->qs + 16 * g, out->q + 32 * g);
     }
     out->d = llmq_load_f16(b->d);
     out->dmin = 0;
+}
+
+static void iq4_xs_levels(const void *block, llmq_levels *out) {
+    iq4_xs_places(block, out);
+    llmq_look_up_iq4(out->q, 256);
 }
 
 static void iq4_xs_pack(const llmq_levels *w, void *block) {
@@ -60,5 +65,6 @@ static int iq4_xs_check(const void *src, int64_t n) {
 
 const llmq_codec LLMQ_CODEC_OF(IQ4_XS) = {
     LLMQ_CODEC(IQ4_XS), .bits = 8, .group = 32, .off = 128, .has_scales = 1, .code_bits = 4, .codebook = llmq_iq4_levels,
-    .dequantize = iq4_xs_dequantize, .quantize = iq4_xs_quantize, .levels = iq4_xs_levels, .check = iq4_xs_check,
+    .dequantize = iq4_xs_dequantize, .quantize = iq4_xs_quantize, .levels = iq4_xs_levels, .places = iq4_xs_places,
+    .check = iq4_xs_check,
 };

@@ -16,11 +16,16 @@ typedef struct {
 } block_mxfp4;
 LLMQ_CHECK_BLOCK(MXFP4, block_mxfp4);
 
-static void mxfp4_levels(const void *block, llmq_levels *out) {
+static void mxfp4_places(const void *block, llmq_levels *out) {
     const block_mxfp4 *b = block;
     llmq_unpack_nibbles(b->qs, out->q);
-    for (int i = 0; i < 32; i++) out->q[i] = llmq_fp4_level(out->q[i]);
+    for (int i = 0; i < 32; i++) out->q[i] = llmq_fp4_place(out->q[i]);
     llmq_one_scale(out, 1, llmq_e8m0_to_f32(b->e));
+}
+
+static void mxfp4_levels(const void *block, llmq_levels *out) {
+    mxfp4_places(block, out);
+    llmq_look_up_fp4(out->q, 32);
 }
 
 static void mxfp4_dequantize(const void *src, float *dst, int64_t n) {
@@ -54,5 +59,6 @@ static int mxfp4_check(const void *src, int64_t n) {
 const llmq_codec LLMQ_CODEC_OF(MXFP4) = {
     LLMQ_CODEC(MXFP4), .bits = 5, .group = 32, .off = LLMQ_FP4_OFF, .scale = LLMQ_SCALE_E8M0, .code_bits = 4,
     .codebook = llmq_fp4_levels,
-    .dequantize = mxfp4_dequantize, .quantize = mxfp4_quantize, .levels = mxfp4_levels, .check = mxfp4_check,
+    .dequantize = mxfp4_dequantize, .quantize = mxfp4_quantize, .levels = mxfp4_levels, .places = mxfp4_places,
+    .check = mxfp4_check,
 };

@@ -16,18 +16,23 @@ typedef struct {
 } block_nvfp4;
 LLMQ_CHECK_BLOCK(NVFP4, block_nvfp4);
 
-static void nvfp4_levels(const void *block, llmq_levels *out) {
+static void nvfp4_places(const void *block, llmq_levels *out) {
     const block_nvfp4 *b = block;
     for (int g = 0; g < 4; g++) {
         for (int l = 0; l < 8; l++) {
-            out->q[16 * g + l] = llmq_fp4_level(b->qs[g][l] & 15);
-            out->q[16 * g + 8 + l] = llmq_fp4_level(b->qs[g][l] >> 4);
+            out->q[16 * g + l] = llmq_fp4_place(b->qs[g][l] & 15);
+            out->q[16 * g + 8 + l] = llmq_fp4_place(b->qs[g][l] >> 4);
         }
         out->sc[g] = (int8_t)(b->s[g] == 0x7f ? 0 : b->s[g] & 0x7f);
         out->m[g] = 0;
     }
     out->d = 1;
     out->dmin = 0;
+}
+
+static void nvfp4_levels(const void *block, llmq_levels *out) {
+    nvfp4_places(block, out);
+    llmq_look_up_fp4(out->q, 64);
 }
 
 static void nvfp4_dequantize(const void *src, float *dst, int64_t n) {
@@ -69,5 +74,6 @@ static int nvfp4_check(const void *src, int64_t n) {
 const llmq_codec LLMQ_CODEC_OF(NVFP4) = {
     LLMQ_CODEC(NVFP4), .bits = 5, .group = 16, .off = LLMQ_FP4_OFF, .has_scales = 1, .scale = LLMQ_SCALE_E4M3, .code_bits = 4,
     .codebook = llmq_fp4_levels,
-    .dequantize = nvfp4_dequantize, .quantize = nvfp4_quantize, .levels = nvfp4_levels, .check = nvfp4_check,
+    .dequantize = nvfp4_dequantize, .quantize = nvfp4_quantize, .levels = nvfp4_levels, .places = nvfp4_places,
+    .check = nvfp4_check,
 };

@@ -18,7 +18,8 @@ static const int8_t signs[16] = {-1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
 
 static void q1_0_levels(const void *block, llmq_levels *out) {
     const block_q1_0 *b = block;
-    for (int i = 0; i < 128; i++) out->q[i] = (uint8_t)((b->qs[i / 8] >> i % 8 & 1) << 1);
+    for (int i = 0; i < 16; i++) llmq_spread_bits(b->qs[i], out->q + 8 * i);
+    for (int i = 0; i < 128; i++) out->q[i] = (uint8_t)(out->q[i] << 1);
     llmq_one_scale(out, 4, llmq_load_f16(b->d));
 }
 

@@ -15,7 +15,7 @@ LLMQ_CHECK_BLOCK(Q2_0, block_q2_0);
 
 static void q2_0_levels(const void *block, llmq_levels *out) {
     const block_q2_0 *b = block;
-    for (int i = 0; i < 64; i++) out->q[i] = b->qs[i / 4] >> 2 * (i % 4) & 3;
+    for (int i = 0; i < 16; i++) llmq_spread_pairs(b->qs[i], out->q + 4 * i);
     llmq_one_scale(out, 2, llmq_load_f16(b->d));
 }
 

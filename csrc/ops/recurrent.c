@@ -49,7 +49,7 @@ static void run_tokens(const llmq_recurrent *x, const blocks *all, int64_t block
     llmq_scan s = {.states = (int)states, .shared = op->i[4], .a = op->i[4] ? x->w0 : x->w0 + block * states * LANES, .d = x->w1,
                    .b = x->a + heads * op->i[1] + group * states, .dt = x->b, .dt_step = x->b_width};
     s.c = s.b + groups * states;
-    for (int j = 0; j < LANES; j++) s.head[j] = (int32_t)((first + (j < n ? j : 0)) / op->i[1]);
+    for (int j = 0; j < LANES; j++) s.head[j] = (int32_t)((first + (j < n ? j : n - 1)) / op->i[1]);
     llmq_kernels_used()->scan(&c, &s);
 }
 

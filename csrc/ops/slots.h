@@ -56,7 +56,7 @@ typedef struct llmq_scan {
     const float *b, *c;           /* [states], x_step from row to row */
     const float *dt;              /* by head, dt_step from row to row */
     int64_t dt_step;
-    int32_t head[LLMQ_CHANNELS];  /* of each channel; past n any */
+    int32_t head[LLMQ_CHANNELS];  /* of each channel; past n that of the last */
 } llmq_scan;
 
 /* state: the last taps - 1 rows; w: [taps][LLMQ_CHANNELS], the last for the token itself; bias NULL: none */

@@ -226,7 +226,5 @@ class Tape:
 
     def op(self, n: int) -> Op:
         """Op n as Python reads it."""
-        row = self.ops[n]
-        ids = {name: int(row[name]) for name in ("out", "a", "b", "w0", "w1", "slot", "part")}
-        kind = KIND_NAMES[row["kind"]]
-        return Op(kind, **ids, i=tuple(row["i"].tolist()), f=tuple(row["f"].tolist()), label=self.labels[n])
+        kind, out, a, b, w0, w1, slot, part, i, f = self.ops[n].item()
+        return Op(KIND_NAMES[kind], out, a, b, w0, w1, slot, tuple(i.tolist()), tuple(f.tolist()), self.labels[n], part)

@@ -39,6 +39,7 @@ class _Checker:
         self.n = -1
         self.put_by: dict[int, int] = {}  # slot -> the part that fills it
         self.op = Op("")
+        self.ops: list[Op] = []  # those looked at
 
     def need(self, condition: bool, what: str) -> None:
         if not condition:
@@ -85,6 +86,7 @@ def verify(tape: Tape) -> None:
     for c.n in range(len(tape.ops)):
         c.need(0 <= int(tape.ops["kind"][c.n]) < len(KIND_NAMES), f"kind {tape.ops['kind'][c.n]} is unknown")
         c.op = tape.op(c.n)
+        c.ops.append(c.op)
         _check_ids(c, written, filled)
         _check_tail(c)
         _SHAPES[c.op.kind](c)
@@ -145,8 +147,7 @@ def _check_parts(c: _Checker) -> None:
     order = [ENCODE, BODY, HEAD]
     c.need(set(parts) <= set(order) and parts == sorted(parts, key=order.index), f"parts {parts}")
     made = {int(op["out"]): int(op["part"]) for op in tape.ops}
-    for n, part in enumerate(parts):
-        op = tape.op(n)
+    for n, (part, op) in enumerate(zip(parts, c.ops, strict=True)):
         inside = {made[v] for v in op.inputs}
         c.need(inside <= ({BODY, HEAD} if part == HEAD else {part}), f"op {n} ({op.label}) reads values of another part")
         opens = part != HEAD and (n == 0 or parts[n - 1] != part)
@@ -154,7 +155,7 @@ def _check_parts(c: _Checker) -> None:
     c.need(-1 <= tape.hidden < len(tape.values), f"hidden state {tape.hidden} is no value")
     if tape.hidden >= 0:
         c.need(bool(tape.values["tail"][tape.hidden]) and made[tape.hidden] == BODY, "the hidden state is no output of BODY")
-        read_later = any(tape.hidden in tape.op(n).inputs for n in range(len(parts)) if parts[n] == HEAD)
+        read_later = any(tape.hidden in op.inputs for op in c.ops if op.part == HEAD)
         c.need((tape.hidden == tape.result) == (tape.output == "hidden"), f"the result is not {tape.output}")
         c.need(tape.hidden == tape.result or read_later, "the hidden state is not read by HEAD, so it may be overwritten")
 
@@ -351,8 +352,7 @@ def _check_memory(c: _Checker) -> None:
     tape = c.tape
     first = np.zeros(len(tape.values), np.int64)
     last = np.zeros(len(tape.values), np.int64)
-    for n in range(len(tape.ops)):
-        op = tape.op(n)
+    for n, op in enumerate(c.ops):
         if op.out >= 0:
             first[op.out] = last[op.out] = n
         for v in op.inputs:

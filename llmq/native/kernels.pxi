@@ -16,7 +16,7 @@ cdef extern from "kernels.h" nogil:
         uint8_t *data
 
     llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts)
-    void llmq_pack(const llmq_packed *, const void *rows, int tid, int nth)
+    int llmq_pack(const llmq_packed *, const void *rows, int tid, int nth)
     void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst)
     int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth)
     int llmq_matmul_kind(const llmq_packed *, int64_t m)
@@ -85,15 +85,16 @@ cdef class Packed:
         cdef const llmq_codec *codec = llmq_codec_of(type)
         if rows.shape[0] != experts * n * (k // codec.block * codec.bytes):
             raise ValueError(f"packing: {rows.shape[0]} bytes are not {experts} x {n} x {k} weights of type {type}")
-        if not codec.check(&rows[0], experts * n * k):
-            raise ValueError("packing: NaN or infinity among the scales")
         self.data = aligned(packed_bytes(type, n, k, experts)) if data is None else data
         cdef uint8_t[::1] view = self.data
         if view.shape[0] != packed_bytes(type, n, k, experts) or <size_t>&view[0] % 64:
             raise ValueError("packing: data has the wrong size or is not 64-byte aligned")
         self.c.data = &view[0]
+        cdef int good
         with nogil:
-            llmq_pack(&self.c, &rows[0], 0, 1)
+            good = llmq_pack(&self.c, &rows[0], 0, 1)
+        if not good:
+            raise ValueError("packing: NaN or infinity among the scales")
 
     @property
     def shape(self):
