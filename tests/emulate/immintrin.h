@@ -107,6 +107,19 @@ EMULATE __m512 emulate_maskz_loadu_ps(__mmask16 k, const void *p) {
 }
 #define _mm512_maskz_loadu_ps emulate_maskz_loadu_ps
 
+/* VPERMB: byte i is byte index[i] % 64 of a, or where its mask is 0 that of s */
+EMULATE __m512i emulate_mask_permutexvar_epi8(__m512i s, __mmask64 k, __m512i index, __m512i a) {
+    uint8_t in[64], at[64], out[64];
+    memcpy(in, &a, 64), memcpy(at, &index, 64), memcpy(out, &s, 64);
+    for (int i = 0; i < 64; i++) out[i] = k >> i & 1 ? in[at[i] % 64] : out[i];
+    memcpy(&s, out, 64);
+    return s;
+}
+#undef _mm512_mask_permutexvar_epi8
+#undef _mm512_maskz_permutexvar_epi8
+#define _mm512_mask_permutexvar_epi8 emulate_mask_permutexvar_epi8
+#define _mm512_maskz_permutexvar_epi8(k, index, a) emulate_mask_permutexvar_epi8(_mm512_setzero_si512(), k, index, a)
+
 /* VCVTNE2PS2BF16: b to the low half, a to the high one; nearest even, denormals are zeros, NaN made quiet */
 EMULATE __m512i emulate_cvtne2ps_pbh(__m512 a, __m512 b) {
     uint32_t in[32];
