@@ -43,14 +43,15 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, vi table, const uin
         vf scale = d;
         const uint8_t *sc = strip + w->plane[LLMQ_PLANE_SC] + group;
         if (f.scales) scale = real_scales(f) ? v_e4m3(sc) : v_fmul(d, v_float(v_scales(0, sc)));
-        vf base = v_fmul(scale, v_fset((float)(-f.off - (by_bits(f) ? 128 : 0))));
+        vf base; /* off or dmin, no type has both */
         if (f.min) {
-            vf least = v_halves(strip + w->plane[LLMQ_PLANE_DMIN] + block * 32);
+            base = v_fsub(v_fzero(), v_halves(strip + w->plane[LLMQ_PLANE_DMIN] + block * 32));
             if (f.scales) {
                 const __m128i m = _mm_loadu_si128((const __m128i *)(const void *)(strip + w->plane[LLMQ_PLANE_M] + group));
-                least = v_fmul(least, v_float(_mm512_cvtepu8_epi32(m)));
+                base = v_fmul(base, v_float(_mm512_cvtepu8_epi32(m)));
             }
-            base = v_fsub(base, least);
+        } else {
+            base = v_fmul(scale, v_fset((float)(-f.off - (by_bits(f) ? 128 : 0))));
         }
         const vf scales[2] = {twice(scale, 0), twice(scale, 1)}, bases[2] = {twice(base, 0), twice(base, 1)};
         UNROLL(8)
@@ -113,7 +114,7 @@ typedef struct panel {
 
 static panel panel_at(const work *j, int64_t p) {
     panel a = {.first = p / j->pairs * RUNS, .room = j->scratch + p % 2 * 2 * RUNS * TILE};
-    if (a.first >= j->runs) return (panel){0};
+    if (a.first >= j->runs) return (panel){.c = {j->out, j->out}};
     a.wide = min64(RUNS, j->runs - a.first);
     a.ready = stands_ready(j->w, a.first + a.wide);
     for (int i = 0; i < 2; i++) {
@@ -174,22 +175,43 @@ static void at_step(const work *j, beside *f) {
     }
 }
 
-/* C[2 row tiles from r on][2 strips] += X . W^T over the panel's columns. Its C is loaded; that of the next square is loaded before this
- * one is stored, unless it is the same. */
-V_INLINE void square(const int high, const work *j, const panel *a, int64_t r, beside *f) {
+/* Two row tiles, from r on, of a panel: where its operands and its C are. */
+typedef struct place {
+    const uint8_t *x, *below, *b[2];
+    int64_t wide;
+    int fresh;
+    float *c[4];
+} place;
+
+static place place_at(const work *j, const panel *a, int64_t r) {
     const uint8_t *x = j->x + (a->first * j->row_tiles + r * a->wide) * TILE;
-    const int last = r + 2 == j->row_tiles;
-    const panel *next = last ? &f->next : a;
-    const int64_t place = r * 256, then = last ? 0 : place + 512;
-    float *const c[4] = {a->c[0] + place, a->c[1] + place, a->c[0] + place + 256, a->c[1] + place + 256};
-    float *const d[4] = {next->c[0] + then, next->c[1] + then, next->c[0] + then + 256, next->c[1] + then + 256};
-    for (int64_t i = 0; i < a->wide; i++, x += TILE) {
-        add_square(high, x, x + a->wide * TILE, a->b[0] + i * TILE, a->b[1] + i * TILE, 64);
+    float *const left = a->c[0] + r * 256, *const right = a->c[1] + r * 256;
+    return (place){.x = x, .below = x + a->wide * TILE, .b = {a->b[0], a->b[1]}, .wide = a->wide, .fresh = a->first == 0,
+                   .c = {left, right, left + 256, right + 256}};
+}
+
+V_INLINE void step(const int high, const place *s, int64_t i) {
+    add_square(high, s->x + i * TILE, s->below + i * TILE, s->b[0] + i * TILE, s->b[1] + i * TILE, 64);
+}
+
+/* C[2 row tiles][2 strips] += X . W^T over the panel's columns but for the first step, then the first step of the next place. Of one pair
+ * of strips with one pair of row tiles the next C is this one. */
+V_INLINE void square(const int high, const work *j, const place *s, const place *next, beside *f) {
+    at_step(j, f);
+    for (int64_t i = 1; i < s->wide; i++) {
+        step(high, s, i);
         at_step(j, f);
     }
-    if (next->wide > 0 && d[0] != c[0]) load_square(!high, d, 64, next->first == 0);
-    store_square(high, c, 64);
-    if (next->wide > 0 && d[0] == c[0]) load_square(!high, d, 64, 0);
+    BARRIER();
+    if (next->wide == 0 || next->c[0] == s->c[0]) {
+        store_square(high, s->c, 64);
+        if (next->wide == 0) return;
+        load_square(!high, next->c, 64, 0);
+        step(!high, next, 0);
+    } else {
+        load_square(!high, next->c, 64, next->fresh);
+        leave_square(high, s->c, next->x, next->below, next->b[0], next->b[1]);
+    }
 }
 
 static void tiles_mm(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m, uint8_t *scratch,
@@ -204,15 +226,18 @@ static void tiles_mm(const llmq_packed *w, const uint8_t *strips, int64_t count,
     }
     panel now = panel_at(&j, 0);
     for (int64_t i = 0; i < 2 * now.wide; i++) make_run(&j, &now, i);
-    configure(RUN / 2);
-    load_square(0, NULL, 64, 1);
+    place here = place_at(&j, &now, 0);
     int high = 0;
+    configure(RUN / 2); /* all tiles become zeros */
+    BARRIER();
+    step(0, &here, 0);
     for (int64_t p = 0; now.wide > 0; p++) {
         beside f = beside_panel(&j, p, &now);
-        for (int64_t r = 0; r < j.row_tiles; r += 2, high = !high) {
-            BARRIER();
-            if (high) square(1, &j, &now, r, &f);
-            else square(0, &j, &now, r, &f);
+        for (int64_t r = 2; r <= j.row_tiles; r += 2, high = !high) {
+            const place next = r < j.row_tiles ? place_at(&j, &now, r) : place_at(&j, &f.next, 0);
+            if (high) square(1, &j, &here, &next, &f);
+            else square(0, &j, &here, &next, &f);
+            here = next;
         }
         now = f.next;
     }
