@@ -132,11 +132,6 @@ static void make_run(const work *j, const panel *a, int64_t i) {
     if (!a->ready) j->run(j->w, j->table, a->strip[strip], a->first + run, a->room + (strip * RUNS + run) * TILE);
 }
 
-/* To L2: a panel is read long after. */
-static void bring(const uint8_t *from, const uint8_t *to) {
-    for (; from < to; from += 64) _mm_prefetch((const char *)from, _MM_HINT_T1);
-}
-
 static void bring_run(const work *j, const panel *a, int64_t i) {
     if (i >= 2 * a->wide) return;
     for (int p = 0; p < LLMQ_MAX_PLANES; p++) {

@@ -75,11 +75,16 @@ static void tiles_half(const llmq_packed *w, const uint8_t *strips, int64_t coun
     for (int64_t first = 0; first < runs; first += RUNS) {
         const int64_t wide = min64(RUNS, runs - first);
         const uint8_t *x = tiles + first * row_tiles * TILE;
+        const int64_t then = first + RUNS < runs ? first + RUNS : 0;
+        const int64_t share = (wide * TILE / m + 7) / 8 * 8; /* of what follows, bytes of a strip for each row: whole lines for 8 */
         for (int64_t s = 0; s < count; s += 2) {
             const int64_t other = s + 1 < count ? s + 1 : s;
             const uint8_t *w0 = panel_of(w, strips + s * w->strip_bytes, first, wide, scratch);
             const uint8_t *w1 = panel_of(w, strips + other * w->strip_bytes, first, wide, scratch + RUNS * TILE);
+            const uint8_t *next = strips + (s + 2 < count ? min64(s + 2, count - 2) * w->strip_bytes + first * TILE : then * TILE);
             for (int64_t t = 0; t < m; t += ROWS) {
+                for (int64_t i = 0; i < min64(2, count); i++)
+                    bring(next + i * w->strip_bytes + t * share, next + i * w->strip_bytes + (t + ROWS) * share);
                 const int64_t c = (s * row_tiles * 16 + t) * LLMQ_STRIP, distance = (other - s) * row_tiles * 16 * LLMQ_STRIP;
                 rows_by_strips(x + t / 16 * wide * TILE + t % 16 * 64, w0, w1, wide, first == 0, out + c, out + c + distance);
             }
