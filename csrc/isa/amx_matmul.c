@@ -146,9 +146,9 @@ static void bring_run(const work *j, const panel *a, int64_t i) {
 /* What is done beside the steps (32 columns of a square) of a panel. */
 typedef struct beside {
     panel next, after;
-    int64_t steps, due, made;           /* runs of next */
-    const uint8_t *x, *x_end; /* of the next block, what this panel brings */
-    int64_t x_share;        /* at a step */
+    int64_t steps, due, made;   /* of this panel; in steps, what is due of next; its runs that are made */
+    const uint8_t *x, *x_end;   /* of the next block, what this panel brings */
+    int64_t x_share;            /* at a step */
 } beside;
 
 static beside beside_panel(const work *j, int64_t p, const panel *a) {
@@ -189,8 +189,8 @@ V_INLINE void step(const int high, const place *s, int64_t i) {
     add_square(high, s->x + i * TILE, s->below + i * TILE, s->b[0] + i * TILE, s->b[1] + i * TILE, 64);
 }
 
-/* C[2 row tiles][2 strips] += X . W^T over the panel's columns but for the first step, then the first step of the next place. Of one pair
- * of strips with one pair of row tiles the next C is this one. */
+/* C[2 row tiles][2 strips] += X . W^T over the panel's columns but for the first step, then the first step of the next place. Where there
+ * is but one square in a block its C is also the next one. */
 V_INLINE void square(const int high, const work *j, const place *s, const place *next, beside *f) {
     at_step(j, f);
     for (int64_t i = 1; i < s->wide; i++) {

@@ -166,7 +166,8 @@ static void run_strips(int kind, const job *j, int64_t first, int64_t last) {
 /* Turns are long: a thread takes its whole share of what is left, if it may. */
 static void run_tile_turns(const job *j, int64_t *next, int nth) {
     const int64_t strips = j->w->strips, least = max64(2, min64(strips / nth / 2 * 2, TILES_LEAST)), most = tile_strips(j->m);
-    for (llmq_turn turn; (turn = llmq_turn_take(next, strips, least, most, nth)).first < turn.end;) run_tiles(j, turn.first, turn.end);
+    llmq_turn turn = llmq_turn_take(next, strips, least, most, nth);
+    for (; turn.first < turn.end; turn = llmq_turn_take(next, strips, least, most, nth)) run_tiles(j, turn.first, turn.end);
 }
 
 /* A job with its scratch: what was prepared, and `mine`, thread_bytes of it. */

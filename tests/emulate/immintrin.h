@@ -24,7 +24,6 @@ WRAP2(maddubs_epi16, __m512i)
 WRAP2(mullo_epi16, __m512i)
 WRAP2(mullo_epi32, __m512i)
 WRAP2(shuffle_epi8, __m512i)
-WRAP2(permutexvar_epi16, __m512i)
 WRAP3(dpbusd_epi32, __m512i, __m512i)
 WRAP3(dpwssd_epi32, __m512i, __m512i)
 WRAP3(fmadd_ps, __m512, __m512)
@@ -38,7 +37,6 @@ EMULATE __m512i emulate_mask_sub_epi8(__m512i s, __mmask64 k, __m512i a, __m512i
 #undef _mm512_mullo_epi16
 #undef _mm512_mullo_epi32
 #undef _mm512_shuffle_epi8
-#undef _mm512_permutexvar_epi16
 #undef _mm512_dpbusd_epi32
 #undef _mm512_dpwssd_epi32
 #undef _mm512_fmadd_ps
@@ -52,7 +50,6 @@ EMULATE __m512i emulate_mask_sub_epi8(__m512i s, __mmask64 k, __m512i a, __m512i
 #define _mm512_mullo_epi16 emulate_mullo_epi16
 #define _mm512_mullo_epi32 emulate_mullo_epi32
 #define _mm512_shuffle_epi8 emulate_shuffle_epi8
-#define _mm512_permutexvar_epi16 emulate_permutexvar_epi16
 #define _mm512_dpbusd_epi32 emulate_dpbusd_epi32
 #define _mm512_dpwssd_epi32 emulate_dpwssd_epi32
 #define _mm512_fmadd_ps emulate_fmadd_ps
