@@ -45,7 +45,7 @@ enum {
     LLMQ_FC = 256,              /* columns summed in one float32 chain by the float kernels */
     LLMQ_STRIPS_AT_ONCE = 4,    /* strips that a kernel may be given */
     LLMQ_PANEL = 16 * LLMQ_KC,  /* bytes of scratch a kernel may use: sums, KC columns of a strip in bytes, or float [FC][16] */
-    LLMQ_TILES_SCRATCH = 16 << 10, /* the same for tiles_half and tiles_quant: two strips' panel of 256 columns in bf16 */
+    LLMQ_TILES_SCRATCH = 32 << 10, /* the same for tiles_half and tiles_quant: two panels of two strips by 256 columns in bf16 */
 };
 
 /* llmq_codec_of and llmq_convert (llmq.h) */

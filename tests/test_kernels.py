@@ -123,6 +123,19 @@ def test_large_batches(qtype: QuantType, level: str) -> None:  # noqa: F811
                 assert_equal_bits(got[t : t + 1], run(w, x[t : t + 1]))
 
 
+@pytest.mark.parametrize("qtype", [QuantType.Q4_0, QuantType.Q4_K, QuantType.BF16, QuantType.F16])
+@pytest.mark.parametrize("m", [33, 100])
+def test_turns(qtype: QuantType, m: int, level: str) -> None:  # noqa: F811
+    """Many strips, shared out in turns of several sizes: each row of weights gives what it gives among few."""
+    n, k = 1130, 512 if qtype.block > 1 else 545
+    rows, x = random_rows(qtype, n, k), activations(m, k)
+    few = [run(packed(qtype, rows[first : first + 83], k), x) for first in (0, 528, 1072)]
+    for n_threads in (1, 3):
+        got = run(packed(qtype, rows, k), x, n_threads=n_threads)
+        for first, want in zip((0, 528, 1072), few, strict=True):
+            assert_equal_bits(np.ascontiguousarray(got[:, first : first + 83]), want)
+
+
 @each_type
 def test_nonfinite_activations_stay_in_their_row(qtype: QuantType, level: str) -> None:  # noqa: F811
     n, k = 18, 256

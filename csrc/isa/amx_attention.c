@@ -8,12 +8,12 @@
 
 static void square(const product *p, int64_t at, int64_t right, int64_t lower, float *const c[4]) {
     const uint8_t *a = p->a;
-    load_square(c, p->ldc * 4, p->fresh);
+    load_square(0, c, p->ldc * 4, p->fresh);
     for (int run = 0; run < p->runs; run++, a += (int64_t)p->row_tiles * TILE) {
         const uint8_t *b = p->b[run] + at;
-        add_square(a, a + lower, b, b + right, p->ldb);
+        add_square(0, a, a + lower, b, b + right, p->ldb);
     }
-    store_square(c, p->ldc * 4);
+    store_square(0, c, p->ldc * 4);
 }
 
 static void multiply(const product *p) {

@@ -61,6 +61,13 @@ static void rows_by_strips(const uint8_t *x, const uint8_t *w0, const uint8_t *w
     }
 }
 
+/* The runs of a strip from `first` on: where they are, or converted to `room`. */
+static const uint8_t *panel_of(const llmq_packed *w, const uint8_t *strip, int64_t first, int64_t wide, uint8_t *room) {
+    if (stands_ready(w, first + wide)) return strip + first * TILE;
+    for (int64_t i = 0; i < wide; i++) run_half(w, strip, first + i, room + i * TILE);
+    return room;
+}
+
 /* An odd strip at the end is multiplied beside itself: both halves then write the same numbers to the same place. */
 static void tiles_half(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *tiles, int64_t m, uint8_t *scratch,
                        float *out) {
@@ -68,14 +75,18 @@ static void tiles_half(const llmq_packed *w, const uint8_t *strips, int64_t coun
     for (int64_t first = 0; first < runs; first += RUNS) {
         const int64_t wide = min64(RUNS, runs - first);
         const uint8_t *x = tiles + first * row_tiles * TILE;
+        const int64_t then = first + RUNS < runs ? first + RUNS : 0;
+        const int64_t share = (wide * TILE / m + 7) / 8 * 8; /* of what follows, bytes of a strip for each row: whole lines for 8 */
         for (int64_t s = 0; s < count; s += 2) {
             const int64_t other = s + 1 < count ? s + 1 : s;
-            panel_half(w, strips + s * w->strip_bytes, first, wide, scratch);
-            panel_half(w, strips + other * w->strip_bytes, first, wide, scratch + RUNS * TILE);
+            const uint8_t *w0 = panel_of(w, strips + s * w->strip_bytes, first, wide, scratch);
+            const uint8_t *w1 = panel_of(w, strips + other * w->strip_bytes, first, wide, scratch + RUNS * TILE);
+            const uint8_t *next = strips + (s + 2 < count ? min64(s + 2, count - 2) * w->strip_bytes + first * TILE : then * TILE);
             for (int64_t t = 0; t < m; t += ROWS) {
+                for (int64_t i = 0; i < min64(2, count); i++)
+                    bring(next + i * w->strip_bytes + t * share, next + i * w->strip_bytes + (t + ROWS) * share);
                 const int64_t c = (s * row_tiles * 16 + t) * LLMQ_STRIP, distance = (other - s) * row_tiles * 16 * LLMQ_STRIP;
-                rows_by_strips(x + t / 16 * wide * TILE + t % 16 * 64, scratch, scratch + RUNS * TILE, wide, first == 0, out + c,
-                               out + c + distance);
+                rows_by_strips(x + t / 16 * wide * TILE + t % 16 * 64, w0, w1, wide, first == 0, out + c, out + c + distance);
             }
         }
     }

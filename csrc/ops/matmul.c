@@ -19,8 +19,10 @@
 
 enum kind { FLOATS, X8_32, X8_256, TILES };
 enum {
-    TILES_FROM = 32,        /* below, 8-bit integers are faster: it does not dequantize */
-    TILES_CHUNK = 8,        /* strips per turn of the tile path */
+    TILES_FROM = 32,        /* below, 8-bit integers, which give a row the same in any batch */
+    TILES_CHUNK = 32,       /* strips per turn of the tile path at most: x, too large for L2, passes once for all of them */
+    TILES_SUMS = 1 << 20,   /* bytes of their sums at most: in 2 MB of L2 they leave room for two blocks of columns of x */
+    TILES_LEAST = 8,        /* strips per turn at the end, where threads wait for the last */
     X_BLOCK = 384 << 10,    /* bytes of x that a block of rows may have */
     M_BLOCK = 128,          /* rows of x in a block at most */
     TILES_BLOCK = 1024,     /* the same for TILES */
@@ -56,8 +58,12 @@ static int64_t prepared_bytes(int kind, int64_t k, int64_t m) {
     return kind == TILES ? tile_rows(m) * tile_row_bytes(k) : 0;
 }
 
+/* The sums of a strip, and strips per turn of the tile path at most. */
+static int64_t tile_sum_bytes(int64_t m) { return min64(tile_rows(m), TILES_BLOCK) * LLMQ_STRIP * 4; }
+static int64_t tile_strips(int64_t m) { return min64(TILES_CHUNK, TILES_SUMS / tile_sum_bytes(m)); }
+
 static int64_t thread_bytes(int kind, int64_t m) {
-    if (kind == TILES) return LLMQ_TILES_SCRATCH + min64(tile_rows(m), TILES_BLOCK) * TILES_CHUNK * LLMQ_STRIP * 4;
+    if (kind == TILES) return LLMQ_TILES_SCRATCH + tile_strips(m) * tile_sum_bytes(m);
     return LLMQ_PANEL + min64(m, M_BLOCK) * LLMQ_STRIPS_AT_ONCE * LLMQ_STRIP * 4;
 }
 
@@ -154,7 +160,14 @@ static void run_tiles(const job *j, int64_t first, int64_t last) {
 static void run_strips(int kind, const job *j, int64_t first, int64_t last) {
     if (is_x8(kind)) run_x8(j, first, last);
     else if (kind == FLOATS) run_floats(j, first, last);
-    else for (int64_t s = first; s < last; s += TILES_CHUNK) run_tiles(j, s, min64(s + TILES_CHUNK, last));
+    else for (int64_t s = first, most = tile_strips(j->m); s < last; s += most) run_tiles(j, s, min64(s + most, last));
+}
+
+/* Turns are long: a thread takes its whole share of what is left, if it may. */
+static void run_tile_turns(const job *j, int64_t *next, int nth) {
+    const int64_t strips = j->w->strips, least = max64(2, min64(strips / nth / 2 * 2, TILES_LEAST)), most = tile_strips(j->m);
+    llmq_turn turn = llmq_turn_take(next, strips, least, most, nth);
+    for (; turn.first < turn.end; turn = llmq_turn_take(next, strips, least, most, nth)) run_tiles(j, turn.first, turn.end);
 }
 
 /* A job with its scratch: what was prepared, and `mine`, thread_bytes of it. */
@@ -162,7 +175,6 @@ static job job_of(int kind, const llmq_packed *w, int64_t expert, const float *b
     return (job){.w = w, .strips = w->data + expert * w->strips * w->strip_bytes, .bias = bias, .m = m, .prepared = prepared, .panel = mine,
                  .sums = (float *)(void *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL))};
 }
-
 
 void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
                      float *out, int64_t ldo, int64_t *next, int tid, int nth) {
@@ -173,10 +185,13 @@ void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, co
     j.ldx = ldx;
     j.out = out;
     j.ldo = ldo;
-    /* many enough to use x while it is near */
-    const int64_t least = kind == TILES ? 2 : LLMQ_STRIPS_AT_ONCE, most = kind == TILES ? TILES_CHUNK : m == 1 ? 16 : 8;
-    for (llmq_turn turn = llmq_turn_take(next, w->strips, least, most, nth), then; turn.first < turn.end; turn = then) {
-        then = llmq_turn_take(next, w->strips, least, most, nth); /* early, to know what comes */
+    if (kind == TILES) {
+        run_tile_turns(&j, next, nth);
+        return;
+    }
+    const int64_t least = LLMQ_STRIPS_AT_ONCE, most = m == 1 ? 16 : 8; /* many enough to use x while it is near */
+    for (llmq_turn turn = llmq_turn_take(next, w->strips, least, most, 4 * nth), then; turn.first < turn.end; turn = then) {
+        then = llmq_turn_take(next, w->strips, least, most, 4 * nth); /* early, to know what comes */
         j.ahead = then.first < then.end ? j.strips + then.first * w->strip_bytes : NULL;
         run_strips(kind, &j, turn.first, turn.end);
     }

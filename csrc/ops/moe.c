@@ -160,8 +160,8 @@ void llmq_experts_run(const llmq_experts *x, uint8_t *scratch, int64_t *next, in
     const sorted s = sort_parts(x, scratch);
     const int64_t strips = x->w->strips, all = s.used * strips;
     int64_t ready = -1;
-    for (llmq_turn turn = llmq_turn_take(next, all, 1, all, nth), then; turn.first < turn.end; turn = then) {
-        then = llmq_turn_take(next, all, 1, all, nth); /* early, to know what comes */
+    for (llmq_turn turn = llmq_turn_take(next, all, 1, all, 4 * nth), then; turn.first < turn.end; turn = then) {
+        then = llmq_turn_take(next, all, 1, all, 4 * nth); /* early, to know what comes */
         for (int64_t at = turn.first, count; at < turn.end; at += count) {
             const int64_t begin = at % strips, left = turn.end - at;
             count = left < strips - begin ? left : strips - begin;

@@ -24,7 +24,6 @@ WRAP2(maddubs_epi16, __m512i)
 WRAP2(mullo_epi16, __m512i)
 WRAP2(mullo_epi32, __m512i)
 WRAP2(shuffle_epi8, __m512i)
-WRAP2(permutexvar_epi16, __m512i)
 WRAP3(dpbusd_epi32, __m512i, __m512i)
 WRAP3(dpwssd_epi32, __m512i, __m512i)
 WRAP3(fmadd_ps, __m512, __m512)
@@ -38,7 +37,6 @@ EMULATE __m512i emulate_mask_sub_epi8(__m512i s, __mmask64 k, __m512i a, __m512i
 #undef _mm512_mullo_epi16
 #undef _mm512_mullo_epi32
 #undef _mm512_shuffle_epi8
-#undef _mm512_permutexvar_epi16
 #undef _mm512_dpbusd_epi32
 #undef _mm512_dpwssd_epi32
 #undef _mm512_fmadd_ps
@@ -52,7 +50,6 @@ EMULATE __m512i emulate_mask_sub_epi8(__m512i s, __mmask64 k, __m512i a, __m512i
 #define _mm512_mullo_epi16 emulate_mullo_epi16
 #define _mm512_mullo_epi32 emulate_mullo_epi32
 #define _mm512_shuffle_epi8 emulate_shuffle_epi8
-#define _mm512_permutexvar_epi16 emulate_permutexvar_epi16
 #define _mm512_dpbusd_epi32 emulate_dpbusd_epi32
 #define _mm512_dpwssd_epi32 emulate_dpwssd_epi32
 #define _mm512_fmadd_ps emulate_fmadd_ps
@@ -106,6 +103,19 @@ EMULATE __m512 emulate_maskz_loadu_ps(__mmask16 k, const void *p) {
     return r;
 }
 #define _mm512_maskz_loadu_ps emulate_maskz_loadu_ps
+
+/* VPERMB: byte i is byte index[i] % 64 of a, or where its mask is 0 that of s */
+EMULATE __m512i emulate_mask_permutexvar_epi8(__m512i s, __mmask64 k, __m512i index, __m512i a) {
+    uint8_t in[64], at[64], out[64];
+    memcpy(in, &a, 64), memcpy(at, &index, 64), memcpy(out, &s, 64);
+    for (int i = 0; i < 64; i++) out[i] = k >> i & 1 ? in[at[i] % 64] : out[i];
+    memcpy(&s, out, 64);
+    return s;
+}
+#undef _mm512_mask_permutexvar_epi8
+#undef _mm512_maskz_permutexvar_epi8
+#define _mm512_mask_permutexvar_epi8 emulate_mask_permutexvar_epi8
+#define _mm512_maskz_permutexvar_epi8(k, index, a) emulate_mask_permutexvar_epi8(_mm512_setzero_si512(), k, index, a)
 
 /* VCVTNE2PS2BF16: b to the low half, a to the high one; nearest even, denormals are zeros, NaN made quiet */
 EMULATE __m512i emulate_cvtne2ps_pbh(__m512 a, __m512 b) {
