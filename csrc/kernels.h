@@ -13,7 +13,7 @@
 
 /* ---- planes of a strip (drawn in pack.c) ------------------------------------------------------------------------------- */
 
-enum { LLMQ_PLANE_LO, LLMQ_PLANE_HI, LLMQ_PLANE_SC, LLMQ_PLANE_M, LLMQ_PLANE_D, LLMQ_PLANE_DMIN };
+enum { LLMQ_PLANE_D, LLMQ_PLANE_DMIN, LLMQ_PLANE_SC, LLMQ_PLANE_M, LLMQ_PLANE_HI, LLMQ_PLANE_LO };
 
 /* What is stored of a weight: its place in the codebook, or q. `stored` bits of it stand in the lo and in the hi plane. */
 static inline int llmq_stored_bits(const llmq_codec *codec) { return codec->codebook ? codec->code_bits : codec->bits; }

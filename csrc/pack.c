@@ -6,14 +6,15 @@
  * four 128-bit vectors) and no sum ever runs across lanes. Inside a strip the planes follow one another, each at a multiple of 64
  * bytes; kernels walk each of them from its start to its end.
  *
- *     lo    uint32 [k/4 / per][16]   per = 8 / bits quads share a word: quad per*i + t of a row in bits t*bits.. of each byte of word i
- *                                    (8 bits: one quad; 4 bits: 2, even quad in the low nibbles; 2 bits: 4)
- *     hi    the same for the bits above: 1 bit (3- and 5-bit types: 8 quads a word) or 2 bits (6-bit types)
- *     sc    int8   [k/group][16]     types whose groups have scales of their own, integers or codes (enum llmq_scale)
- *     m     uint8  [k/group][16]     those with minima
  *     d     [k/block][16]            binary16, or what the codec's enum llmq_scale says
  *     dmin  binary16 [k/block][16]   types with a minimum
+ *     sc    int8   [k/group][16]     types whose groups have scales of their own, integers or codes (enum llmq_scale)
+ *     m     uint8  [k/group][16]     those with minima
+ *     hi    uint32 [k/4 / per][16]   per = 8 / bits quads share a word: quad per*i + t of a row in bits t*bits.. of each byte of word i;
+ *                                    of what lo has no room for: 1 bit (3- and 5-bit types) or 2 bits (6-bit types)
+ *     lo    the same for the bits below (8 bits: one quad a word; 4 bits: 2, the even quad in the low nibbles; 2 bits: 4)
  *
+ * The largest plane is the last, so that one who reads a strip's bytes in order, a little ahead of the kernel, has all of a run in time.
  * 8-bit types are stored signed (q - 128). Codebook types have code_bits of the place in the codebook instead of q; kernels look it up.
  * Float types have one plane: F32 float [k][16]; F16 and BF16 [(k+1)/2][16][2], the order that VDPBF16PS and TDPBF16PS take; an odd k
  * ends with zeros.

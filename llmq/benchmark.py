@@ -119,7 +119,7 @@ def plot(report: BenchReport, path: str | os.PathLike[str]) -> None:
 class Memory:
     """Something to read, far larger than the caches."""
 
-    def __init__(self, n_threads: int, size: int = 256 << 20) -> None:
+    def __init__(self, n_threads: int, size: int = 512 << 20) -> None:
         self._parts = np.array_split(np.ones(size // 8, np.uint64), n_threads)
 
     def bandwidth(self, repetitions: int = 3) -> float:

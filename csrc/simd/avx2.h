@@ -25,6 +25,7 @@ V_INLINE vi v_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p
 V_INLINE void v_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a); }
 V_INLINE vi v_quad(const void *p) { return _mm256_set1_epi32(*(const int32_t *)p); } /* the same 4 bytes for every row */
 V_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+V_INLINE void v_prefetch_once(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_NTA); } /* to L1 alone */
 V_INLINE vi v_bytes(int byte) { return _mm256_set1_epi8((char)byte); }
 V_INLINE vi v_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 V_INLINE vi v_or(vi a, vi b) { return _mm256_or_si256(a, b); }

@@ -28,6 +28,7 @@ V_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
 V_INLINE void v_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
 V_INLINE vi v_quad(const void *p) { return _mm512_set1_epi32(*(const int32_t *)p); } /* the same 4 bytes for every row */
 V_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+V_INLINE void v_prefetch_once(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_NTA); } /* to L1 alone */
 V_INLINE vi v_bytes(int byte) { return _mm512_set1_epi8((char)byte); }
 V_INLINE vi v_and(vi a, vi b) { return _mm512_and_si512(a, b); }
 V_INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }

@@ -43,6 +43,7 @@ V_INLINE vi v_table(const void *p) { return v_load(p); }
 V_INLINE vi v_lookup(vi table, vi index) { return vreinterpretq_s32_u8(vqtbl1q_u8(V_U8(table), V_U8(index))); }
 V_INLINE vi v_add32(vi a, vi b) { return vaddq_s32(a, b); }
 V_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p); }
+V_INLINE void v_prefetch_once(const void *p) { __builtin_prefetch(p, 0, 0); }
 
 /* ---- sums of products ---------------------------------------------------------------------------------------------------- */
 
