@@ -55,6 +55,8 @@ typedef llmq_status llmq_convert_fn(const llmq_codec *from, const void *src, con
 
 /* A strip of `count` rows of a file (isa/pack.inc), the others zeros; 0: a scale, or a float weight, is not finite. */
 typedef int llmq_pack_fn(const llmq_packed *w, uint8_t *strip, const uint8_t *rows, int count);
+/* llmq_refuse (formats/codec.h) */
+typedef llmq_status llmq_refuse_fn(const float *src, int64_t n, const float *weight);
 
 /* x[k] -> one prepared row, width columns (32 or LLMQ_MAX_BLOCK) at a time. Columns with a NaN or an infinity among them get
  * dx = NaN and q = 0, so that the product shows it. */

@@ -465,3 +465,17 @@ def test_views_of_a_closed_source_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was closed"):
         source.view(0, 4)
     assert np.frombuffer(path.read_bytes(), np.uint8).size == len(WHOLE)
+
+
+def test_a_file_shortened_while_it_is_open_is_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.gguf", np.zeros(32, np.uint8)
+    path.write_bytes(WHOLE)
+    source = Source(path)
+    source.fill(8, 4, out)
+    assert out.tobytes() == WHOLE[12:44]
+    os.truncate(path, 40)
+    with pytest.raises(TruncatedError, match="shortened"):
+        source.fill(8, 4, out)
+    with pytest.raises(TruncatedError, match="shortened"):
+        source.view(0, 4)
+    source.close()

@@ -21,7 +21,7 @@ import pytest
 from codec_cases import column_importances
 
 from llmq.cli import main
-from llmq.errors import Cancelled, FormatError, OutOfMemoryError, UnsupportedQuantError
+from llmq.errors import Cancelled, FormatError, OutOfMemoryError, TruncatedError, UnsupportedQuantError
 from llmq.formats import atomic, open_checkpoint
 from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
 from llmq.formats.huggingface import tensor_order
@@ -123,6 +123,19 @@ def test_file_is_what_the_codecs_give(tmp_path: Path) -> None:
     assert report.file_bytes == (tmp_path / "out" / "dst.gguf").stat().st_size
     names = {t.name for t in gguf.GGUFReader(tmp_path / "out" / "dst.gguf").tensors}
     assert names == {t.name for t in report.tensors}
+
+
+def test_a_source_cut_short_meanwhile_is_refused(tmp_path: Path) -> None:
+    src, dst = small_model(tmp_path / "src.gguf"), tmp_path / "dst.gguf"
+    dst.write_bytes(b"before")
+
+    def cut(stage: str, done: int, total: int) -> None:
+        if done == 0:
+            os.truncate(src, src.stat().st_size // 2)
+
+    with pytest.raises(TruncatedError, match="was shortened"):
+        quantize_model(src, dst, "Q8_0", progress=cut)
+    assert dst.read_bytes() == b"before"
 
 
 def test_bytes_do_not_depend_on_threads_or_memory(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 /* chunks.c: rows cut into what a search takes at once. */
 #include "formats/codec.h"
+#include "kernels.h"
 
 llmq_status llmq_quantize_chunks(llmq_pack_chunk *pack, const void *how, int64_t chunk, const float *src, void *dst, int64_t n,
                                  const float *weight) {
-    const llmq_status refused = llmq_refuse(src, n, weight);
+    const llmq_status refused = llmq_kernels_used()->refuse(src, n, weight);
     if (refused != LLMQ_OK) return refused;
     uint8_t *block = dst;
     for (; n >= chunk; n -= chunk, src += chunk, weight += weight ? chunk : 0) block = pack(how, src, weight, chunk, block);

@@ -46,25 +46,6 @@ static inline int llmq_finite_f32(const float *x, int64_t n) {
     return !bad;
 }
 
-/* The levels of a type with one scale: out->q is there already. */
-static inline void llmq_one_scale(llmq_levels *out, int groups, float d) {
-    memset(out->sc, 1, (size_t)groups);
-    memset(out->m, 0, (size_t)groups);
-    out->d = d;
-    out->dmin = 0;
-}
-
-/* And its weights, d * (q - off). With constant arguments all of it is inlined. */
-static inline void llmq_dequantize_one_scale(void (*levels)(const void *block, llmq_levels *out), int block, int bytes, int off,
-                                             const void *src, float *dst, int64_t n) {
-    const uint8_t *p = src;
-    for (int64_t at = 0; at < n; at += block, p += bytes, dst += block) {
-        llmq_levels w;
-        levels(p, &w);
-        for (int i = 0; i < block; i++) dst[i] = w.d * (float)(w.q[i] - off);
-    }
-}
-
 /* 2^floor(log2 v) of v >= 0, at most 2^126 so that its inverse is a normal number too. */
 static inline float llmq_power_below(float v) {
     const uint32_t exponent = llmq_f32_bits(v) & 0x7f800000u;
@@ -110,16 +91,23 @@ static inline void llmq_spread_nibbles(uint16_t bits, uint8_t to[4]) {
     memcpy(to, &each, sizeof each);
 }
 
+typedef uint8_t llmq_sixteen __attribute__((vector_size(16))); /* compilers do not make a vector of every loop over 16 bytes */
+
 /* The 4-bit levels of a block of 32: byte l holds weight l in its low and weight l + 16 in its high nibble. */
 static inline void llmq_unpack_nibbles(const uint8_t qs[16], uint8_t q[32]) {
-    for (int l = 0; l < 16; l++) {
-        q[l] = qs[l] & 15;
-        q[l + 16] = qs[l] >> 4;
-    }
+    llmq_sixteen both;
+    memcpy(&both, qs, 16);
+    const llmq_sixteen low = both & 15, high = both >> 4;
+    memcpy(q, &low, 16);
+    memcpy(q + 16, &high, 16);
 }
 
 static inline void llmq_pack_nibbles(const uint8_t q[32], uint8_t qs[16]) {
-    for (int l = 0; l < 16; l++) qs[l] = (uint8_t)(q[l] | q[l + 16] << 4);
+    llmq_sixteen low, high;
+    memcpy(&low, q, 16);
+    memcpy(&high, q + 16, 16);
+    low |= high << 4;
+    memcpy(qs, &low, 16);
 }
 
 /* The 5-bit levels of a block of 32: the low 4 bits as above, bit 4 of level i in bit i of the four bytes of qh. */

@@ -3,6 +3,7 @@
  * Values are rounded to nearest, ties to even; what is beyond the range of the type becomes its largest finite number, because one
  * infinity in a weight matrix makes every output NaN. NaN and infinity are refused like in every other type. */
 #include "formats/codec.h"
+#include "simd/vec.h"
 
 static void f32_dequantize(const void *src, float *dst, int64_t n) {
     memcpy(dst, src, (size_t)n * sizeof(float));
@@ -32,7 +33,9 @@ const llmq_codec LLMQ_CODEC_OF(F32) = {
 
 static void f16_dequantize(const void *src, float *dst, int64_t n) {
     const uint8_t *p = src;
-    for (int64_t i = 0; i < n; i++) {
+    int64_t i = 0;
+    for (; i + LLMQ_LANES <= n; i += LLMQ_LANES) vf_store(dst + i, vf_load_f16(p + 2 * i));
+    for (; i < n; i++) {
         uint16_t h;
         memcpy(&h, p + 2 * i, 2);
         dst[i] = llmq_f16_to_f32(h);

@@ -7,6 +7,7 @@
  *
  * The levels are dense around zero, where most weights are; IQ4_XS has the same. */
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t d[2];

@@ -2,8 +2,8 @@
 #ifndef LLMQ_FORMATS_KQUANT_H
 #define LLMQ_FORMATS_KQUANT_H
 
-#include "formats/codec.h"
 #include "formats/kquant_search.h"
+#include "formats/weights.h"
 
 /* Fields of 1, 2 or 4 bits in runs of 32 bytes: byte 32 r + l holds, from its lowest bits up, those of weights
  * 32 (r * 8 / bits + t) + l, t = 0, 1, ... Adds them to q, shifted left by `at`; n weights. */
@@ -51,15 +51,15 @@ static inline void llmq_pack_scales(const int8_t sc[8], const uint8_t m[8], uint
 }
 
 /* Every K type multiplies in the same order: (d * sc) * (q - off) - dmin * m. With a constant `levels` all of it is inlined. */
-static inline void llmq_kquant_dequantize(void (*levels)(const void *block, llmq_levels *out), int bytes, int group, int off,
-                                          const void *src, float *dst, int64_t n) {
+V_INLINE void llmq_kquant_dequantize(void (*levels)(const void *block, llmq_levels *out), int bytes, int group, int off,
+                                    const void *src, float *dst, int64_t n) {
     const uint8_t *block = src;
     for (int64_t at = 0; at < n; at += 256, block += bytes) {
         llmq_levels w;
         levels(block, &w);
         for (int g = 0; g < 256 / group; g++, dst += group) {
             const float a = w.d * (float)w.sc[g], b = w.dmin * (float)w.m[g];
-            for (int i = 0; i < group; i++) dst[i] = a * (float)(w.q[group * g + i] - off) - b;
+            llmq_weights_of(w.q + group * g, group, off, a, b, dst);
         }
     }
 }

@@ -20,7 +20,7 @@ typedef struct kq_shape {
     /* First guesses of stage one. With minima: how many levels the lowest stands above the group's least weight and the highest
      * below its greatest (negative: beyond). Without: the level that the weight of largest magnitude is to get, with a sign. */
     float start[KQ_STARTS][2];
-    int32_t starts;
+    int32_t starts;                 /* an even number */
     float step;                     /* the candidates of stage two give the largest a (or b) the integers shi, shi - step, ... */
     int32_t reach_sc, reach_m;      /* the window of stage three: so many steps of sc and of m to either side */
 } kq_shape;

@@ -9,6 +9,7 @@
  * Levels are 2 v, so d = 2^(e - 128). */
 #include "formats/fp4.h"
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t e;

@@ -6,6 +6,7 @@
  *     byte  2..17  weight i has bit i % 8 of byte 2 + i / 8
  */
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t d[2];

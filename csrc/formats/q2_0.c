@@ -6,6 +6,7 @@
  *     byte  2..17  weight i has bits 2 (i % 4), 2 (i % 4) + 1 of byte 2 + i / 4
  */
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t d[2];

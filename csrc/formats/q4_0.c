@@ -6,6 +6,7 @@
  *     byte  2..17  byte 2 + l: q[l] in bits 0..3, q[l + 16] in bits 4..7
  */
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t d[2];
@@ -13,7 +14,7 @@ typedef struct {
 } block_q4_0;
 LLMQ_CHECK_BLOCK(Q4_0, block_q4_0);
 
-static void q4_0_levels(const void *block, llmq_levels *out) {
+static inline void q4_0_levels(const void *block, llmq_levels *out) {
     const block_q4_0 *b = block;
     llmq_unpack_nibbles(b->qs, out->q);
     llmq_one_scale(out, 1, llmq_load_f16(b->d));

@@ -7,6 +7,7 @@
  *     byte  6..21  byte 6 + l: bits 0..3 of q[l] in its bits 0..3, of q[l + 16] in its bits 4..7
  */
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t d[2];

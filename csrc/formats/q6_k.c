@@ -19,7 +19,7 @@ typedef struct {
 } block_q6_k;
 LLMQ_CHECK_BLOCK(Q6_K, block_q6_k);
 
-static void q6_k_levels(const void *block, llmq_levels *out) {
+static inline void q6_k_levels(const void *block, llmq_levels *out) {
     const block_q6_k *b = block;
     for (int h = 0; h < 2; h++) {
         for (int l = 0; l < 64; l++) {

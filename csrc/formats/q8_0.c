@@ -6,6 +6,7 @@
  *     byte  2..33  q[0..31], int8
  */
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t d[2];
@@ -13,7 +14,7 @@ typedef struct {
 } block_q8_0;
 LLMQ_CHECK_BLOCK(Q8_0, block_q8_0);
 
-static void q8_0_levels(const void *block, llmq_levels *out) {
+static inline void q8_0_levels(const void *block, llmq_levels *out) {
     const block_q8_0 *b = block;
     for (int j = 0; j < 32; j++) out->q[j] = (uint8_t)(b->q[j] + 128);
     llmq_one_scale(out, 1, llmq_load_f16(b->d));

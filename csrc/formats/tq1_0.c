@@ -12,6 +12,7 @@
 #include <stddef.h>
 
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t qs[48], qh[4];

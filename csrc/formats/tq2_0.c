@@ -9,6 +9,7 @@
 
 #include "formats/kquant.h"
 #include "formats/scale_search.h"
+#include "formats/weights.h"
 
 typedef struct {
     uint8_t qs[64];

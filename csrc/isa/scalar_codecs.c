@@ -9,4 +9,5 @@ void llmq_body_scalar_codecs(llmq_kernels *k) {
     k->codec_of = codec_of;
     k->convert = convert_rows;
     k->pack_strip = pack_strip;
+    k->refuse = llmq_refuse;
 }

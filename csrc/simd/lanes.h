@@ -70,10 +70,16 @@ static inline vf vf_max(vf a, vf b) { return vf_pick(a > b, a, b); }
 #endif
 
 /* a / b, and 0 where b is 0 */
+#if defined(__AVX512F__)
+static inline vf vf_div(vf a, vf b) {
+    return (vf)_mm512_maskz_div_ps(_mm512_cmp_ps_mask((__m512)b, _mm512_setzero_ps(), _CMP_NEQ_UQ), (__m512)a, (__m512)b);
+}
+#else
 static inline vf vf_div(vf a, vf b) {
     const vi none = b == vf_set(0);
-    return vf_pick(none, vf_set(0), a / vf_pick(none, vf_set(1), b));
+    return (vf)(~none & (vi)(a / vf_pick(none, vf_set(1), b)));
 }
+#endif
 
 /* nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves no bits behind the point (and no sign of a zero, which
  * the instructions keep; nothing depends on it) */
@@ -106,15 +112,16 @@ static inline vf vf_zip_low(vf a, vf b) { return __builtin_shuffle(a, b, (vi){LL
 static inline vf vf_zip_high(vf a, vf b) { return __builtin_shuffle(a, b, (vi){LLMQ_ZIP(LLMQ_LANES / 2)}); }
 #endif
 
-/* lane i of row j and lane j of row i change places: each round moves one bit of the lane's number into that of the row */
-static inline __attribute__((always_inline)) void vf_transpose(vf row[LLMQ_LANES]) {
-    for (int round = 1; round < LLMQ_LANES; round *= 2) {
-        vf next[LLMQ_LANES];
-        for (int i = 0; i < LLMQ_LANES / 2; i++) {
-            next[2 * i] = vf_zip_low(row[i], row[i + LLMQ_LANES / 2]);
-            next[2 * i + 1] = vf_zip_high(row[i], row[i + LLMQ_LANES / 2]);
+/* [rows][LLMQ_LANES] to [LLMQ_LANES][rows], rows a power of two up to 16: each round moves one bit of the row's number into that of
+ * the lane */
+static inline __attribute__((always_inline)) void vf_transpose(vf *row, int rows) {
+    for (int round = 1; round < rows; round *= 2) {
+        vf next[16];
+        for (int i = 0; i < rows / 2; i++) {
+            next[2 * i] = vf_zip_low(row[i], row[i + rows / 2]);
+            next[2 * i + 1] = vf_zip_high(row[i], row[i + rows / 2]);
         }
-        memcpy(row, next, sizeof next);
+        for (int i = 0; i < rows; i++) row[i] = next[i];
     }
 }
 
@@ -124,17 +131,17 @@ static inline __attribute__((always_inline)) void vf_turn(const float *from, int
         for (int j = 0; j < n; j += LLMQ_LANES) {
             vf tile[LLMQ_LANES];
             for (int i = 0; i < LLMQ_LANES; i++) tile[i] = vf_load(from + (at + i) * n + j);
-            vf_transpose(tile);
+            vf_transpose(tile, LLMQ_LANES);
             for (int i = 0; i < LLMQ_LANES; i++) vf_store(to + (j + i) * rows + at, tile[i]);
         }
     }
 }
 
-/* whole numbers 0..255 as bytes */
-typedef uint8_t llmq_lane_bytes __attribute__((vector_size(LLMQ_LANES)));
-static inline void vf_store_bytes(uint8_t *p, vf v) {
-    const llmq_lane_bytes bytes = __builtin_convertvector(__builtin_convertvector(v, vi), llmq_lane_bytes);
-    memcpy(p, &bytes, sizeof bytes);
+/* four whole numbers 0..255 of each lane as its bytes */
+static inline vf vf_bytes(vf a, vf b, vf c, vf d) {
+#define WHOLE(v) __builtin_convertvector(v, vi)
+    return (vf)(WHOLE(a) | WHOLE(b) << 8 | WHOLE(c) << 16 | WHOLE(d) << 24);
+#undef WHOLE
 }
 
 #endif

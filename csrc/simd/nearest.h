@@ -2,10 +2,10 @@
 #ifndef LLMQ_SIMD_NEAREST_H
 #define LLMQ_SIMD_NEAREST_H
 
+#include "simd/inline.h"
 #include "simd/lanes.h"
 
 typedef struct llmq_nearest {
-    int book;
     float lo, hi;                   /* lowest and highest level */
     float middle[15], step[15];     /* of a codebook: halfway between neighbours (belongs to the upper one), and their difference */
 } llmq_nearest;
@@ -13,7 +13,6 @@ typedef struct llmq_nearest {
 static inline llmq_nearest llmq_nearest_of(float lo, float hi, const int8_t *codebook) {
     llmq_nearest n = {.lo = lo, .hi = hi};
     if (!codebook) return n;
-    n.book = 1;
     n.lo = codebook[0];
     n.hi = codebook[15];
     for (int i = 0; i < 15; i++) {
@@ -23,8 +22,11 @@ static inline llmq_nearest llmq_nearest_of(float lo, float hi, const int8_t *cod
     return n;
 }
 
-static inline __attribute__((always_inline)) vf vf_nearest(const llmq_nearest *n, vf y) {
-    if (!n->book) return vf_round(vf_clamp(y, vf_set(n->lo), vf_set(n->hi)));
+V_INLINE vf vf_nearest_whole(const llmq_nearest *n, vf y) {
+    return vf_round(vf_clamp(y, vf_set(n->lo), vf_set(n->hi)));
+}
+
+V_INLINE vf vf_nearest_in_book(const llmq_nearest *n, vf y) {
     vf q = vf_set(n->lo);
     for (int i = 0; i < 15; i++) q += vf_pick(y >= vf_set(n->middle[i]), vf_set(n->step[i]), vf_set(0));
     return q;

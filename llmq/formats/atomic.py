@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,15 @@ from types import TracebackType
 __all__ = ["AtomicFile"]
 
 _BEHIND = 8 << 20  # bytes after which the system is asked to begin writing: else all of it waits for the sync at the end
+
+
+def _let_go(fd: int) -> None:
+    """Close a file in a thread of its own: when it was replaced that frees its blocks, and the disk may take its time."""
+    if fd >= 0:
+        try:
+            threading.Thread(target=os.close, args=(fd,), name="llmq-close").start()
+        except RuntimeError:  # no thread to be had
+            os.close(fd)
 
 
 class AtomicFile:
@@ -38,7 +48,7 @@ class AtomicFile:
             if (status.st_dev, status.st_ino) in set(inputs):
                 raise ValueError(f"{path}: the destination is one of the source's files; write to another name")
         self.size = self._begun = 0
-        self._fd = self._folder = -1
+        self._fd = self._folder = self._old = -1
         self._temporary: str | None = None  # its name in the folder, while it has one
 
     def __enter__(self) -> AtomicFile:
@@ -46,6 +56,8 @@ class AtomicFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            with contextlib.suppress(OSError):  # the file to be replaced, perhaps one that cannot be read
+                self._old = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             if self._can_stay_unnamed():
                 self._fd = self._open_unnamed()
             else:
@@ -53,7 +65,7 @@ class AtomicFile:
                 self._fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=self._folder)
                 self._temporary = name
         except BaseException as error:
-            os.close(self._folder)
+            self._close(self._folder, self._old)
             if isinstance(error, OSError):
                 error.filename = os.fspath(self.path)  # not a name that nobody gave
             raise
@@ -101,6 +113,8 @@ class AtomicFile:
             if self.size - self._begun >= _BEHIND and hasattr(os, "posix_fadvise"):
                 # Pages that are not written yet are not dropped by this; Linux begins to write them.
                 os.posix_fadvise(self._fd, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+                if self._old >= 0:  # what is about to go makes room in memory for what comes
+                    os.posix_fadvise(self._old, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
                 self._begun = self.size
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -111,8 +125,14 @@ class AtomicFile:
             if self._temporary is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._temporary, dir_fd=self._folder)
-            os.close(self._fd)
-            os.close(self._folder)
+            self._close(self._fd, self._folder)
+            _let_go(self._old)
+
+    @staticmethod
+    def _close(*fds: int) -> None:
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
     def _publish(self) -> None:
         os.fsync(self._fd)

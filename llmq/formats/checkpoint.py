@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -57,6 +58,16 @@ class Tensor:
     """release(begin, end) gives the memory of these bytes of the mapping back; they are read from the file again when
     needed."""
     packed: Packed | None = field(default=None, repr=False)
+    fill: Callable[[int, npt.NDArray[np.uint8]], None] | None = field(default=None, repr=False)
+    """fill(begin, out) reads bytes of `raw` from `begin` on into `out`, past the mapping; None where something had to be
+    rearranged."""
+
+    @classmethod
+    def stored(cls, name: str, shape: tuple[int, ...], qtype: QuantType, source: Source, offset: int) -> Tensor:
+        """One that lies in a file as it is."""
+        read = partial(source.view, offset, qtype.nbytes(math.prod(shape)))
+        release, fill = partial(source.release, offset), partial(source.fill, offset)
+        return cls(name, shape, qtype, read, str(source.path), offset, release, fill=fill)
 
     @property
     def nbytes(self) -> int:

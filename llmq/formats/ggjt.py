@@ -189,7 +189,7 @@ def _tensor(stored: StoredTensor, qtype: QuantType, version: int) -> Tensor:
         return Tensor(name, shape, qtype, partial(packed.blocks, qtype, 0, matrix[0]), path, begin, packed=packed)
     if version == 1 and qtype not in SAME:
         return Tensor(name, shape, qtype, lambda: relaid_fives(view(), qtype), path, begin)
-    return Tensor(name, shape, qtype, view, path, begin, partial(stored.source.release, begin))
+    return Tensor.stored(name, shape, qtype, stored.source, begin)
 
 
 class _Part:

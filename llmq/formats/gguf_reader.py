@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Container
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -216,8 +215,7 @@ def _tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor
                 path=path,
                 offset=source.size,
             )
-        read, release = partial(source.view, begin, nbytes), partial(source.release, begin)
-        tensors[name] = Tensor(name, shape, qtype, read, str(path), begin, release)
+        tensors[name] = Tensor.stored(name, shape, qtype, source, begin)
     return tensors
 
 

@@ -192,8 +192,7 @@ def _converted(
     plain = pick is None and transform is None and as_stored and not transposed and not skipped
 
     if plain and stored.strides is None:
-        read = partial(stored.source.view, stored.offset, stored.nbytes)
-        return Tensor(name, stored.shape, qtype, read, path, stored.offset, partial(stored.source.release, stored.offset))
+        return Tensor.stored(name, stored.shape, qtype, stored.source, stored.offset)
 
     def rearranged() -> npt.NDArray[np.uint8]:
         values = stored.array()

@@ -106,6 +106,16 @@ class Source:
             n -= len(part)
         return b"".join(parts)
 
+    def fill(self, start: int, begin: int, out: npt.NDArray[np.uint8]) -> None:
+        """Read into all of `out`, from byte start + begin on, without the mapping. TruncatedError where the file has become too
+        short, OSError from the disk."""
+        left, offset = out.data, start + begin
+        while left:
+            done = os.preadv(self.fd, [left], offset)
+            if done == 0:
+                raise TruncatedError("the file was shortened while it was read", path=self.path, offset=offset)
+            left, offset = left[done:], offset + done
+
     def view(self, offset: int, n: int) -> npt.NDArray[np.uint8]:
         """Read-only view of n bytes of the mapping; the caller has checked that they are inside the file."""
         if n == 0:
@@ -113,6 +123,8 @@ class Source:
         if self._map is None:
             if self.fd < 0:
                 raise ValueError(f"{self.path}: the file was closed")
+            if os.fstat(self.fd).st_size < self.size:
+                raise TruncatedError("the file was shortened since it was opened", path=self.path, offset=offset)
             self._map = mmap.mmap(self.fd, self.size, access=mmap.ACCESS_READ)
         return np.frombuffer(self._map, np.uint8, n, offset)
 

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -44,8 +45,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total), here ("quantize", bytes read, bytes in all); returning False cancels."""
 
-_PIECE = 1 << 19  # weights: large enough that handing out costs nothing, small enough that a cancel acts within 0.1 s
-_AHEAD = 6  # pieces per thread that are converted or wait to be written
+_PIECE = 1 << 20  # weights: handing out costs little beside them, and a cancel still acts soon
+_AHEAD = 4  # pieces per thread that are converted or wait to be written
 _QUANTIZATION_VERSION = 2
 
 
@@ -101,7 +102,7 @@ def quantize_model(
     allow_requantize    take weights that are quantized already (the errors add up); needed neither for float types nor for
                     the types that take a packed matrix as it is
     n_threads       default: the cores this process may use
-    max_memory      bytes for buffers; default: what n_threads need, about 16 MiB each
+    max_memory      bytes for buffers; default: what n_threads need, at most 20 MiB each
     split_max_size, split_max_tensors    write NAME-00001-of-0000N.gguf and so on, each with at most so many bytes of tensors
                     (a number, or such as "2G": powers of 1000) or so many tensors; without them one file, of split ones too
     dry_run         plan and report, write nothing
@@ -279,11 +280,13 @@ class _Run:
             self._fit(max_memory)
 
     def _fit(self, max_memory: int) -> None:
-        # A waiting piece holds its bytes of the new type (at most 4 per weight), one in work two rows of float32 as well.
+        # A waiting piece holds its bytes of the new type (at most 4 per weight), one in work those of the old type and two rows
+        # of float32 as well.
         columns = max((job.tensor.shape[-1] for job in self.jobs), default=1)
-        while self.piece > columns and self.ahead * self.piece * 4 + self.n_threads * columns * 8 > max_memory:
+        pieces, rows = self.ahead + self.n_threads, self.n_threads * columns * 8
+        while self.piece > columns and pieces * self.piece * 4 + rows > max_memory:
             self.piece //= 2
-        least = self.ahead * columns * 4 + self.n_threads * columns * 8
+        least = pieces * columns * 4 + rows
         if least > max_memory:
             raise OutOfMemoryError("quantizing with max_memory", required=least, available=max_memory)
 
@@ -326,7 +329,8 @@ class _Run:
         """Every piece: its job, its bytes of the tensor (begin, end), and the call that converts it."""
         for job in self.jobs:
             tensor = job.tensor
-            raw = tensor.raw() if tensor.packed is None else _NOTHING
+            read = tensor.fill if job.type is not tensor.type and tensor.packed is None else None
+            raw = tensor.raw() if tensor.packed is None and read is None else _NOTHING
             columns = tensor.shape[-1]
             row_bytes = tensor.type.nbytes(columns)
             rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1  # of one matrix: a piece stays within it
@@ -336,7 +340,9 @@ class _Run:
                 for row in range(0, rows, step):
                     first, last = matrix * rows + row, matrix * rows + min(row + step, rows)
                     begin, end = first * row_bytes, last * row_bytes
-                    if tensor.packed is None:
+                    if read is not None:
+                        yield job, begin, end, partial(_read_and_encode, job, read, slice(begin, end), first, importance)
+                    elif tensor.packed is None:
                         yield job, begin, end, partial(_convert, job, raw[begin:end], first, importance)
                     else:
                         yield job, begin, end, partial(_convert_packed, job, tensor.packed, first, last, importance)
@@ -357,6 +363,26 @@ def _convert(job: _Job, raw: npt.NDArray[np.uint8], first: int, importance: npt.
             raise FormatError(f"tensor {quoted(tensor.name)} holds NaN or infinity", path=tensor.path, offset=tensor.offset)
         return _Piece(raw, 0.0, 0.0)
     return _encode(job, tensor.type, raw, first, importance)
+
+
+_mine = threading.local()  # bytes: of the worker, for what it reads
+
+
+def _read_and_encode(
+    job: _Job,
+    read: Callable[[int, npt.NDArray[np.uint8]], None],
+    part: slice,
+    first: int,
+    importance: npt.NDArray[np.float32] | None,
+) -> _Piece:
+    """Convert these bytes of the tensor. Read into memory that is used again and again they are still in the cache when they
+    are converted; through the mapping each page costs a fault."""
+    room, size = getattr(_mine, "bytes", _NOTHING), part.stop - part.start
+    if room.size < size:
+        room = _mine.bytes = np.empty(size, np.uint8)
+    raw = room[:size]
+    read(part.start, raw)
+    return _encode(job, job.tensor.type, raw, first, importance)
 
 
 def _convert_packed(
