@@ -131,6 +131,7 @@ typedef struct llmq_packed {
     int64_t experts;                    /* 1, or the number of matrices of a MoE tensor, one after another */
     int64_t strips, strip_bytes;        /* per matrix; rows past n are zeros */
     int64_t plane[LLMQ_MAX_PLANES];     /* byte offset of each plane in a strip, a multiple of 64 */
+    int32_t passing;                    /* the caches do not keep these weights from one token to the next */
     uint8_t *data;                      /* 64-byte aligned; owned by the caller */
 } llmq_packed;
 

@@ -14,7 +14,7 @@ from typing import TypedDict
 from llmq import _native
 from llmq.errors import LlmqError
 
-__all__ = ["CpuInfo", "cpu_info", "usable_cores", "use_isa"]
+__all__ = ["CpuInfo", "cpu_info", "largest_cache", "usable_cores", "use_isa"]
 
 
 class CpuInfo(TypedDict):
@@ -121,6 +121,11 @@ def _model_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def largest_cache() -> int:
+    """Bytes of the outermost cache, 32 MiB where the system does not tell."""
+    return max(_caches().values(), default=32 << 20)
 
 
 def _caches() -> dict[str, int]:

@@ -483,6 +483,17 @@ def test_cancel_from_another_thread(slow: tuple[Builder, Tape]) -> None:
         check_usable(engine, seq, want)
 
 
+def test_weights_that_pass_the_caches(slow: tuple[Builder, Tape], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are prefetched otherwise, and nothing else."""
+    made, tape = slow
+    logits = []
+    for cache in (0, 1 << 60):
+        monkeypatch.setattr(native, "largest_cache", lambda cache=cache: cache)
+        with NativeEngine(tape, made.tensors, n_threads=2) as engine:
+            logits.append(engine.run(batch((engine.new_sequence(), 0, tokens(1)))))
+    assert np.array_equal(*logits)
+
+
 @pytest.mark.parametrize(("long_run", "n"), [(0.0, 100), (float("inf"), 1)])
 def test_interrupt(slow: tuple[Builder, Tape], monkeypatch: pytest.MonkeyPatch, long_run: float, n: int) -> None:
     """Ctrl-C in the middle of a long run, or between short ones."""

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq import _native
+from llmq.cpu import largest_cache
 from llmq.engine.base import Batch, check_batch, check_source, check_types
 from llmq.engine.memory import available_memory
 from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError, UnsupportedQuantError
@@ -130,7 +131,9 @@ class NativeEngine:
     def _load_matrix(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
         assert tensor is not None
         *experts, n, k = weight.shape
-        if not core.pack(i, tensor.type, n, k, int(np.prod(experts, dtype=np.int64)), tensor.raw(), self._huge_pages):
+        shape = (n, k, int(np.prod(experts, dtype=np.int64)))
+        passing = self.weight_bytes > 2 * largest_cache()  # of anything less it may hold a part
+        if not core.pack(i, tensor.type, *shape, tensor.raw(), self._huge_pages, passing):
             raise FormatError(f"tensor {tensor.name!r} holds NaN or infinity", path=tensor.path or None, offset=tensor.offset)
         tensor.release(0, tensor.nbytes)  # weights are held once: the file's pages are not needed any more
 

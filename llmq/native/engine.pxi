@@ -45,7 +45,7 @@ cdef extern from "engine.h" nogil:
     void llmq_engine_free(llmq_engine *)
     llmq_kv *llmq_engine_kv(llmq_engine *)
     llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows,
-                                 int huge_pages)
+                                 int huge_pages, int passing)
     llmq_weight *llmq_engine_weight(llmq_engine *, int32_t i)
     int64_t llmq_engine_scratch(const llmq_engine *, int32_t n)
     llmq_status llmq_engine_check(llmq_engine *, const llmq_batch *, int32_t n_vocab)
@@ -97,13 +97,14 @@ cdef class EngineCore:
 
     # -- weights
 
-    def pack(self, int i, int type, int64_t n, int64_t k, int64_t experts, const uint8_t[::1] rows, bint huge_pages):
+    def pack(self, int i, int type, int64_t n, int64_t k, int64_t experts, const uint8_t[::1] rows, bint huge_pages,
+             bint passing):
         """Check and pack the rows of weight i for MATMUL; False when a scale is NaN or infinite. `rows` is not needed afterwards."""
         cdef llmq_status status
         if not 0 <= i < self.n_weights or llmq_codec_of(type) == NULL or rows.shape[0] != row_bytes(type, k) * n * experts:
             raise ValueError(f"pack: {rows.shape[0]} bytes are not {experts} x {n} x {k} weights of type {type}")
         with nogil:
-            status = llmq_engine_pack(self.engine, i, type, n, k, experts, &rows[0], huge_pages)
+            status = llmq_engine_pack(self.engine, i, type, n, k, experts, &rows[0], huge_pages, passing)
         if status == LLMQ_ERR_NONFINITE:
             return False
         check_status(status, f"packing {experts} x {n} x {k} weights of type {type}")
