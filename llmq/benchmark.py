@@ -27,6 +27,8 @@ from llmq.model import LLM
 __all__ = ["BenchReport", "Measure", "Memory", "Peer", "bench", "plot"]
 
 PEER_SCRIPT = Path(__file__).with_name("benchmark_peer.py")
+SETTLE = 0.25
+"""Seconds before anything else runs after a peer: threads of OpenMP go on spinning for 0.2 s, on cores that are ours then."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Peer:
             self._errors.seek(0)
             last = self._errors.read().strip().splitlines()[-1:]
             raise LlmqError(f"{self.name} could not run this model: {last[0] if last else 'it gave no message'}")
+        time.sleep(SETTLE)
         return float(json.loads(line))
 
     def prompt(self, tokens: list[int]) -> float:
