@@ -98,6 +98,7 @@ class NativeEngine:
         shape = (len(tape.weights), tape.result, tape.n_vocab)
         core = _native.EngineCore(tape.ops, tape.values, *shape, self.kv_type, n_batch, n_threads)
         self.weight_bytes = sum(_loaded_bytes(w, tensors) for w in tape.weights)
+        self._passing = self.weight_bytes > 2 * largest_cache()  # of anything less it may hold a part
         self._pace = FIRST_PACE  # of the last run
         self._check_memory(core)
         self._load(core, tensors, progress)
@@ -132,8 +133,7 @@ class NativeEngine:
         assert tensor is not None
         *experts, n, k = weight.shape
         shape = (n, k, int(np.prod(experts, dtype=np.int64)))
-        passing = self.weight_bytes > 2 * largest_cache()  # of anything less it may hold a part
-        if not core.pack(i, tensor.type, *shape, tensor.raw(), self._huge_pages, passing):
+        if not core.pack(i, tensor.type, *shape, tensor.raw(), self._huge_pages, self._passing):
             raise FormatError(f"tensor {tensor.name!r} holds NaN or infinity", path=tensor.path or None, offset=tensor.offset)
         tensor.release(0, tensor.nbytes)  # weights are held once: the file's pages are not needed any more
 
