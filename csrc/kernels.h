@@ -44,7 +44,7 @@ enum {
     LLMQ_KC = 1024,             /* columns that the scalar kernel unpacks at a time */
     LLMQ_FC = 256,              /* columns summed in one float32 chain by the float kernels */
     LLMQ_STRIPS_AT_ONCE = 4,    /* strips that a kernel may be given */
-    LLMQ_PANEL = 16 * LLMQ_KC,  /* bytes of scratch a kernel may use: sums, KC columns of a strip in bytes, or float [FC][16] */
+    LLMQ_PANEL = 32 << 10,      /* bytes of scratch a kernel may use: sums, KC columns of a strip in bytes, float [FC][16], products of tiles */
     LLMQ_TILES_SCRATCH = 32 << 10, /* the same for tiles_half and tiles_quant: two panels of two strips by 256 columns in bf16 */
 };
 
@@ -67,6 +67,9 @@ typedef void llmq_x8_fn(const float *x, int64_t k, int32_t width, uint8_t *row);
  * the caller will ask for next, NULL when there are none; they are brought into the caches. */
 typedef void llmq_mm_quant_fn(const llmq_packed *w, const uint8_t *strips, int64_t count, const uint8_t *ahead, const uint8_t *x,
                               int64_t m, uint8_t *panel, float *out);
+
+/* The slots of shapes.def are of this kind, and tiles_integers, for the types of all shapes: by a tile unit, for more rows than vector
+ * instructions multiply as fast; the same bits. */
 
 /* out[count][m][16] = m rows of float32 at stride ldx times `count` <= LLMQ_STRIPS_AT_ONCE neighbouring strips. Each element is
  * the sum, over runs of LLMQ_FC columns, of a chain over the columns of the run in order, whatever m and count are. */

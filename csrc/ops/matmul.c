@@ -20,6 +20,7 @@
 enum kind { FLOATS, X8_32, X8_256, TILES };
 enum {
     TILES_FROM = 32,        /* below, 8-bit integers, which give a row the same in any batch */
+    INTEGER_TILES_FROM = 8, /* of those, rows that a tile unit multiplies faster than vector instructions do */
     TILES_CHUNK = 32,       /* strips per turn of the tile path at most: x, too large for L2, passes once for all of them */
     TILES_SUMS = 1 << 20,   /* bytes of their sums at most: in 2 MB of L2 they leave room for two blocks of columns of x */
     TILES_LEAST = 8,        /* strips per turn at the end, where threads wait for the last */
@@ -39,6 +40,12 @@ static llmq_tiles_mm_fn *tiles_of(const llmq_packed *w) {
     const llmq_kernels *kernels = llmq_kernels_used();
     if (w->type == LLMQ_F32) return NULL;
     return llmq_codec_of(w->type)->bits ? kernels->tiles_quant : kernels->tiles_half;
+}
+
+/* The slot that multiplies 8-bit integers by that quantized type. */
+static llmq_mm_quant_fn *integers_of(const llmq_packed *w, int64_t m) {
+    const llmq_kernels *kernels = llmq_kernels_used();
+    return m >= INTEGER_TILES_FROM && kernels->tiles_integers ? kernels->tiles_integers : llmq_mm_quant(w->type);
 }
 
 int llmq_matmul_kind(const llmq_packed *w, int64_t m) {
@@ -121,14 +128,13 @@ static void put(const job *j, int64_t strip, int64_t count, int64_t next, int64_
 }
 
 static void run_x8(const job *j, int64_t first, int64_t last) {
-    llmq_mm_quant_fn *const mm = llmq_mm_quant(j->w->type);
     const int64_t stride = llmq_x8_stride(j->w->k), block = max64(1, min64(M_BLOCK, X_BLOCK / stride));
     for (int64_t t = 0; t < j->m; t += block) {
         const int64_t m = min64(block, j->m - t);
         for (int64_t s = first, count; s < last; s += count) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
             const uint8_t *ahead = s + count < last ? j->strips + (s + count) * j->w->strip_bytes : j->ahead;
-            mm(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
+            integers_of(j->w, m)(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
             put(j, s, count, m * LLMQ_STRIP, t, m);
         }
     }

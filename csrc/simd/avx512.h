@@ -3,7 +3,8 @@
  *
  * Without VNNI integers are summed as in avx2.h, where the bounds are derived; there is no vpsign for 512 bits, so x is negated under a
  * mask of the weights' signs. With VNNI every product goes straight to int32 (vpdpbusd): at most 32 * 255 * 127 < 2^20, no saturation.
- * It multiplies unsigned by signed bytes: signed weights get their top bit flipped, which adds 128, an offset like any other. */
+ * It multiplies unsigned by signed bytes: signed weights get their top bit flipped, which adds 128, an offset like any other. With V_SIGNED
+ * defined they stay as they are, for a body whose products are of signed bytes. */
 #ifndef LLMQ_SIMD_AVX512_H
 #define LLMQ_SIMD_AVX512_H
 
@@ -14,7 +15,11 @@
 
 #ifdef V_VNNI
 #define V_SPAN(bits, off, group) (group)
+#ifdef V_SIGNED
+enum { V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };
+#else
 enum { V_WIDE_XOR = 0x80, V_OFFSET_LAST = 1 };
+#endif
 #else
 #define V_SPAN(bits, off, group) ((group) == 16 || ((bits) == 5 && (off) == 0) ? 16 : 32)
 enum { V_WIDE_XOR = 0, V_OFFSET_LAST = 0 };

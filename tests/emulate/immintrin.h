@@ -208,17 +208,33 @@ EMULATE void emulate_tile_dpbf16ps(int c, int a, int b) {
         memcpy(emulate_tiles.tile[c][m], row, 64);
     }
 }
+/* TDPBSSD: c[m][n] += a[m][4k + i] * b[k][4n + i] for i = 0 .. 3, signed bytes */
+EMULATE void emulate_tile_dpbssd(int c, int a, int b) {
+    if (emulate_tile_rows(c) != emulate_tile_rows(a) || emulate_tile_bytes(a) != 4 * emulate_tile_rows(b)) __builtin_trap();
+    if (emulate_tile_bytes(c) != emulate_tile_bytes(b)) __builtin_trap();
+    for (int m = 0; m < emulate_tile_rows(c); m++) {
+        int32_t row[16];
+        memcpy(row, emulate_tiles.tile[c][m], 64);
+        for (int k = 0; k < emulate_tile_bytes(a); k++) {
+            for (int n = 0; n < emulate_tile_bytes(c) / 4; n++)
+                row[n] += (int8_t)emulate_tiles.tile[a][m][k] * (int8_t)emulate_tiles.tile[b][k / 4][4 * n + k % 4];
+        }
+        memcpy(emulate_tiles.tile[c][m], row, 64);
+    }
+}
 #undef _tile_loadconfig
 #undef _tile_release
 #undef _tile_zero
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbssd
 #define _tile_loadconfig emulate_tile_loadconfig
 #define _tile_release emulate_tile_release
 #define _tile_zero emulate_tile_zero
 #define _tile_loadd emulate_tile_loadd
 #define _tile_stored emulate_tile_stored
 #define _tile_dpbf16ps emulate_tile_dpbf16ps
+#define _tile_dpbssd emulate_tile_dpbssd
 
 #endif
