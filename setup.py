@@ -32,7 +32,7 @@ ISA_FLAGS = {
 }
 ISA_FLAGS["avx512vnni"] = [*ISA_FLAGS["avx512"], "-mavx512vnni"]
 ISA_FLAGS["avx512bf16"] = [*ISA_FLAGS["avx512vnni"], "-mavx512bf16"]
-ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512bf16"], "-mavx512vbmi", "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
+ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512bf16"], "-mavx512vbmi", "-mgfni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
 ISA_OF_MACHINE = [name for name in ISA_FLAGS if (ARM if name.startswith("neon") else X86)]
 
 CFLAGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread"]

@@ -19,12 +19,12 @@
 #endif
 
 enum {
-    AVX2, FMA, F16C, AVX512F, AVX512BW, AVX512VL, AVX512DQ, AVX512_VNNI, AVX512_BF16, AVX512_VBMI, AMX_TILE, AMX_INT8,
-    AMX_BF16, ASIMDDP, I8MM, FLAGS
+    AVX2, FMA, F16C, AVX512F, AVX512BW, AVX512VL, AVX512DQ, AVX512_VNNI, AVX512_BF16, AVX512_VBMI, GFNI, AMX_TILE,
+    AMX_INT8, AMX_BF16, ASIMDDP, I8MM, FLAGS
 };
 static const char *const names[FLAGS] = {
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16",
-    "avx512_vbmi", "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm",
+    "avx512_vbmi", "gfni", "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm",
 };
 
 #define BIT(feature) (1u << (feature))
@@ -35,7 +35,7 @@ static const uint32_t needed[LLMQ_ISA_COUNT] = {
     [LLMQ_ISA_AVX512] = BIT(AVX512F) | BIT(AVX512BW) | BIT(AVX512VL) | BIT(AVX512DQ),
     [LLMQ_ISA_AVX512VNNI] = BIT(AVX512_VNNI),
     [LLMQ_ISA_AVX512BF16] = BIT(AVX512_BF16),
-    [LLMQ_ISA_AMX] = BIT(AMX_TILE) | BIT(AMX_INT8) | BIT(AMX_BF16) | BIT(AVX512_BF16) | BIT(AVX512_VBMI),
+    [LLMQ_ISA_AMX] = BIT(AMX_TILE) | BIT(AMX_INT8) | BIT(AMX_BF16) | BIT(AVX512_BF16) | BIT(AVX512_VBMI) | BIT(GFNI),
 };
 
 #if defined(__x86_64__)
@@ -63,6 +63,7 @@ uint32_t llmq_cpu_flags(void) {
     if ((xcr0 & 0xe6) == 0xe6) {
         flags |= (b7 >> 16 & 1) << AVX512F | (b7 >> 30 & 1) << AVX512BW | (b7 >> 31 & 1) << AVX512VL | (b7 >> 17 & 1) << AVX512DQ;
         flags |= (c7 >> 11 & 1) << AVX512_VNNI | (a71 >> 5 & 1) << AVX512_BF16 | (c7 >> 1 & 1) << AVX512_VBMI;
+        flags |= (c7 >> 8 & 1) << GFNI;
     }
     if ((xcr0 & 0x60000) == 0x60000 && (d7 >> 24 & 1) && tiles_granted()) {
         flags |= BIT(AMX_TILE) | (d7 >> 25 & 1) << AMX_INT8 | (d7 >> 22 & 1) << AMX_BF16;

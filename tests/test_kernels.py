@@ -90,7 +90,7 @@ def test_saturation(qtype: QuantType, level: str) -> None:  # noqa: F811
     rows = np.repeat(fills[:, None], qtype.nbytes(k), axis=1)
     finite_scales(qtype, rows.reshape(-1, qtype.block_bytes), np.random.default_rng(int(qtype)))
     column = np.arange(k)
-    signs = [np.ones(k), -np.ones(k), *(np.where(column // length % 2, 1, -1) for length in (1, 2, 4, 16))]
+    signs = [np.ones(k), -np.ones(k), *(np.where(column // length % 2, 1, -1) for length in (1, 2, 4, 16, 32, 256))]
     x = (np.array(signs) * 127).astype(np.float32)
     assert_equal_bits(run(packed(qtype, rows, k), x), exact(qtype, rows, x))
 

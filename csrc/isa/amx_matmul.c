@@ -7,6 +7,7 @@
  * weights of the panel after that and the next block of x (docs/performance.md has the counts). BF16 weights are multiplied where they
  * are. */
 #define V_VNNI 1
+#define V_GFNI 1
 #include "simd/avx512.h"
 
 #include "isa/amx.inc"

@@ -3,7 +3,8 @@
  * Four kinds of prepared activations, chosen from the weight's type, the number of rows and the level in use:
  *
  *     FLOATS  F32, F16, BF16 weights: x as it is
- *     X8_32   quantized weights: 8-bit integers with one scale per 32 columns (kernels.h)
+ *     X8_32   quantized weights: 8-bit integers with one scale per 32 columns (kernels.h), multiplied by vector instructions or, many
+ *             enough, by a tile unit
  *     X8_256  the same with one scale per 256: types whose block is 256 (llmq_x8_width)
  *     TILES   m >= TILES_FROM: bf16 tiles; F16 and BF16 at levels with products of bf16, quantized types at those with a tile unit
  *
@@ -131,10 +132,11 @@ static void run_x8(const job *j, int64_t first, int64_t last) {
     const int64_t stride = llmq_x8_stride(j->w->k), block = max64(1, min64(M_BLOCK, X_BLOCK / stride));
     for (int64_t t = 0; t < j->m; t += block) {
         const int64_t m = min64(block, j->m - t);
+        llmq_mm_quant_fn *const mm = integers_of(j->w, m);
         for (int64_t s = first, count; s < last; s += count) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
             const uint8_t *ahead = s + count < last ? j->strips + (s + count) * j->w->strip_bytes : j->ahead;
-            integers_of(j->w, m)(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
+            mm(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
             put(j, s, count, m * LLMQ_STRIP, t, m);
         }
     }

@@ -4,7 +4,7 @@
  * Without VNNI integers are summed as in avx2.h, where the bounds are derived; there is no vpsign for 512 bits, so x is negated under a
  * mask of the weights' signs. With VNNI every product goes straight to int32 (vpdpbusd): at most 32 * 255 * 127 < 2^20, no saturation.
  * It multiplies unsigned by signed bytes: signed weights get their top bit flipped, which adds 128, an offset like any other. With V_SIGNED
- * defined they stay as they are, for a body whose products are of signed bytes. */
+ * defined they stay as they are, for a body whose products are of signed bytes. V_GFNI: there is an instruction that moves bits in bytes. */
 #ifndef LLMQ_SIMD_AVX512_H
 #define LLMQ_SIMD_AVX512_H
 
@@ -42,6 +42,21 @@ V_INLINE vi v_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 V_INLINE vi v_shift(vi a, int n) { return n >= 0 ? _mm512_slli_epi16(a, (unsigned)n) : _mm512_srli_epi16(a, (unsigned)-n); }
 V_INLINE vi v_table(const void *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vi v_lookup(vi table, vi index) { return _mm512_shuffle_epi8(table, index); }
+#ifdef V_GFNI
+/* The part of v_affine's matrix that makes bit `to` of a byte from bit `from`. */
+V_INLINE uint64_t v_affine_row(int to, int from) { return (uint64_t)(1 << from) << (7 - to) * 8; }
+/* Bits from `flipped` on are flipped. */
+V_INLINE vi v_affine(vi a, uint64_t matrix, const int flipped) {
+    const vi m = _mm512_set1_epi64((int64_t)matrix);
+    switch (flipped) { /* the instruction has the mask in it */
+        case 2: return _mm512_gf2p8affine_epi64_epi8(a, m, 0xfc);
+        case 3: return _mm512_gf2p8affine_epi64_epi8(a, m, 0xf8);
+        case 4: return _mm512_gf2p8affine_epi64_epi8(a, m, 0xf0);
+        case 5: return _mm512_gf2p8affine_epi64_epi8(a, m, 0xe0);
+        default: return _mm512_gf2p8affine_epi64_epi8(a, m, 0);
+    }
+}
+#endif
 V_INLINE vi v_add32(vi a, vi b) { return _mm512_add_epi32(a, b); }
 
 /* ---- sums of products ---------------------------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 #include <simde/x86/avx512.h>
 #include <simde/x86/f16c.h>
 #include <simde/x86/fma.h>
+#include <simde/x86/gfni.h>
 #include <string.h>
 
 /* Not inlined: the bodies unroll hundreds of these, and compiling them expanded takes minutes. */
