@@ -184,6 +184,16 @@ def test_hyper_parameters_are_checked(key: str, value: Any) -> None:
         build_tape(checkpoint({k: v for k, v in changed.items() if v is not None}))
 
 
+@pytest.mark.parametrize(
+    ("arch", "key", "where"), [("llama", "rope.scaling.factor", r"rope\.0"), ("granite", "logit_scale", "scale")]
+)
+def test_numbers_that_float32_does_not_hold_are_refused(arch: str, key: str, where: str) -> None:
+    model = {name.replace("llama.", f"{arch}."): value for name, value in LLAMA.items()}
+    model |= {"general.architecture": arch, f"{arch}.rope.scaling.type": "linear", f"{arch}.{key}": 1e-45}
+    with pytest.raises(FormatError, match=rf"^tiny: {where}: the hyper-parameters give (inf|1e\+45), which float32"):
+        build_tape(checkpoint(model))
+
+
 def test_tensors_are_checked() -> None:
     def refused(change: Callable[[dict[str, tuple[int, ...]]], Any], error: type[Exception], words: str) -> None:
         shapes = llama_shapes()

@@ -68,7 +68,8 @@ class Rope:
         elif self.scaling == "yarn":
             keep = self._yarn_keep()
             freq = freq * keep + freq / self.factor * (1 - keep)
-        return freq.astype(np.float32)
+        with np.errstate(over="ignore"):  # the graph refuses infinities
+            return freq.astype(np.float32)
 
     @property
     def scale(self) -> float:

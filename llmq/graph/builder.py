@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +103,8 @@ class Graph:
         return self.w(name, shape) if self.has(name) else None
 
     def const(self, name: str, data: npt.NDArray[np.float32]) -> Param:
-        """A float32 table that the graph computed."""
+        """A float32 table that the graph computed. FormatError when the model's numbers make one that is not finite."""
+        self._check_numbers(name, data)
         self.weights.append(Weight(name, data.shape, QuantType.F32, frozenset(), data))
         return Param(len(self.weights) - 1, data.shape)
 
@@ -163,7 +164,7 @@ class Graph:
         f: tuple[float, ...] = (),
     ) -> Value:
         """Append an op as csrc/ops.def describes it; `width` 0 for one without an output. The weights are ids that `use`
-        gave."""
+        gave. FormatError for numbers that float32 does not hold, which hyper-parameters, each in its range, may give."""
         out = Value(-1, 0)
         if width:
             out = Value(len(self.widths), width)
@@ -172,8 +173,16 @@ class Graph:
         if not label:
             named = w0 >= 0 and self.weights[w0].data is None
             label = self.weights[w0].name.removesuffix(".weight") if named else self._prefix + kind.lower()
+        self._check_numbers(label, np.array(f))
         self.ops.append(Op(kind, out.id, a_id, b_id, w0, w1, slot, i, f, label, self._part))
         return out
+
+    def _check_numbers(self, what: str, numbers: npt.NDArray[np.floating[Any]]) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            held = numbers.astype(np.float32)
+        bad = numbers[~np.isfinite(held) | ((held == 0) & (numbers != 0))]
+        if len(bad):
+            raise FormatError(f"{what}: the hyper-parameters give {bad[0]:g}, which float32 does not hold", path=self.path)
 
     @contextmanager
     def encoder(self) -> Iterator[None]:
