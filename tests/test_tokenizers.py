@@ -68,6 +68,12 @@ def test_ids_equal_the_original_tokenizers(tokenizers: dict[str, Tokenizer], nam
         assert tokenizers[name].encode(text, add_special=False) == ids, text
 
 
+def test_the_mark_of_words_may_stand_in_a_word(tokenizers: dict[str, Tokenizer]) -> None:
+    # what the tokenizers library gives for the vocabulary with ## in place of the missing marks
+    for text, ids in (("lr\u2581\u03b2", [100]), ("e\u2581 \u2581e f", [100, 100, 1042]), ("\u2581", [100])):
+        assert tokenizers["bert-bge"].encode(text, add_special=False) == ids, text
+
+
 def test_gemma_4() -> None:
     # llama.cpp's own kind: merges, in the order of which "ab" comes before "bc" whatever the scores say; no space before a text
     tokens = ["<unk>", "<bos>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "c", "\u2581", "ab", "bc", "\u2581ab"]

@@ -22,12 +22,14 @@ static int is_removed(uint32_t cp, uint32_t class) {
 
 static int is_punctuation(uint32_t cp, uint32_t class) { return class & CLASS_PUNCT || (cp < 128 && class & CLASS_SYMBOL); }
 
-/* p begins with U+2581; a rest of the word is matched without */
+/* p begins with U+2581; a rest of the word is matched without: one that begins with a U+2581 of the text is no token's, where
+ * looking it up would find those that begin a word */
 text_status wordpiece_word(const text_vocab *v, const uint8_t *p, size_t n, text_ids *out) {
     size_t start = out->n;
-    for (const uint8_t *end = p + n, *stop; p < end; p = stop) {
+    for (const uint8_t *word = p, *end = p + n, *stop; p < end; p = stop) {
         int32_t id = -1;
-        for (stop = end; stop > p; stop--) {
+        int marked = p > word && end - p >= SPACE_BYTES && !memcmp(p, SPACE_MARK, SPACE_BYTES);
+        for (stop = marked ? p : end; stop > p; stop--) {
             if (stop < end && (*stop & 0xc0) == 0x80) continue; /* inside a character */
             id = table_find(&v->by_name, (text_bytes){p, (uint32_t)(stop - p)});
             if (id >= 0 && token_is_plain(v, id)) break;
