@@ -10,7 +10,7 @@ import pytest
 
 from llmq import _native
 from llmq.benchmark import Memory
-from llmq.cpu import usable_cores
+from llmq.cpu import default_threads
 from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
 
@@ -21,7 +21,7 @@ COPIES = 24  # experts in turn, so that the weights of a pass do not stay in the
 @pytest.fixture(scope="session")
 def bandwidth() -> float:
     """GB/s at which all threads together read memory far larger than the caches."""
-    return Memory(usable_cores()).bandwidth(9) / 1e9
+    return Memory(default_threads()).bandwidth(9) / 1e9
 
 
 @pytest.mark.parametrize("m", [1, 4, 16, 256])
@@ -34,7 +34,7 @@ def test_matmul(benchmark, bandwidth: float, qtype: QuantType, shape: tuple[int,
     rows = np.tile(quantize(rng.standard_normal((64, k)).astype(np.float32), qtype), (n // 64 * copies, 1))
     w = _native.Packed(int(qtype), n, k, rows.reshape(-1), experts=copies)
     x, out = rng.standard_normal((m, k)).astype(np.float32), np.empty((m, n), np.float32)
-    threads = usable_cores()
+    threads = default_threads()
     scratch = np.empty(w.scratch_bytes(m, threads) + 64, np.uint8)
     scratch = scratch[-scratch.ctypes.data % 64 :][: w.scratch_bytes(m, threads)]
     turn = iter(range(10**9))

@@ -11,7 +11,7 @@ from synthetic import write_model
 
 import llmq
 from llmq import _native
-from llmq.cpu import usable_cores
+from llmq.cpu import default_threads
 from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
 
@@ -36,7 +36,7 @@ def _note(benchmark, **rates: float) -> None:  # type: ignore[no-untyped-def]
     """Rates are amounts in one round, divided by the best."""
     best = benchmark.stats.stats.min if benchmark.stats is not None else float("inf")
     info = {name: round(amount / best, 2) for name, amount in rates.items()}
-    benchmark.extra_info.update(isa=_native.isa_used(), threads=usable_cores(), **info)
+    benchmark.extra_info.update(isa=_native.isa_used(), threads=default_threads(), **info)
 
 
 @pytest.mark.parametrize("type_", TYPES)

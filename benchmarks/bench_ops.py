@@ -10,7 +10,7 @@ import pytest
 from runs import timed
 
 from llmq import _native
-from llmq.cpu import usable_cores
+from llmq.cpu import default_threads
 from llmq.engine.base import Batch
 from llmq.engine.native import NativeEngine
 from llmq.formats.checkpoint import Tensor
@@ -39,7 +39,7 @@ class Ops:
             x = op(self, x, i)
         logits = self.g.matmul(x, self.w("out", N_VOCAB, width))
         tape = freeze(self.g, logits, arch="made", n_vocab=N_VOCAB, n_embd=width, n_layer=1, n_ctx_train=N_CTX)
-        return NativeEngine(tape, self.tensors, n_threads=usable_cores())
+        return NativeEngine(tape, self.tensors, n_threads=default_threads())
 
 
 def attention(o: Ops, x: Value, i: int) -> Value:
@@ -107,7 +107,7 @@ def test_op(benchmark, name: str, n: int, depth: int) -> None:  # type: ignore[n
             if copies:
                 benchmark(once)
     microseconds = round(1e6 * (taken[1] - taken[0]) / COPIES, 2)
-    benchmark.extra_info.update(isa=_native.isa_used(), threads=usable_cores(), us=microseconds)
+    benchmark.extra_info.update(isa=_native.isa_used(), threads=default_threads(), us=microseconds)
 
 
 def _batch(seq: int, at: int, n: int) -> Batch:

@@ -14,7 +14,7 @@ from synthetic import SHAPES
 
 import llmq
 from llmq.benchmark import PEER_SCRIPT, Measure, Peer
-from llmq.cpu import cpu_info, usable_cores
+from llmq.cpu import cpu_info, default_threads
 from llmq.errors import LlmqError
 from llmq.sampling import Sampling
 
@@ -139,7 +139,7 @@ def others(b: Runs) -> Iterator[Row]:
 
 def _peer(b: Runs, name: str, model: Path, n_ctx: int, script: Path = PEER_SCRIPT, *more: str) -> Peer:
     try:
-        return Peer(model, n_ctx, usable_cores(), b.peers[name], 1, script=script, more=more, name=name)
+        return Peer(model, n_ctx, default_threads(), b.peers[name], 1, script=script, more=more, name=name)
     except (LlmqError, OSError) as error:
         raise RunFailedError(str(error)) from None
 

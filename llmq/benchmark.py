@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from llmq import _native
-from llmq.cpu import usable_cores
+from llmq.cpu import default_threads
 from llmq.engine.base import Batch
 from llmq.errors import Cancelled, LlmqError
 from llmq.loading import load
@@ -225,7 +225,7 @@ def bench(
         raise ValueError("n_prompt, n_gen and depth from 0, one of the first two and repetitions from 1 expected")
     if sequences < 1 or (sequences > 1 and depth > 0):
         raise ValueError("sequences from 1 expected, and no depth with more than one")
-    threads = n_threads or usable_cores()
+    threads = n_threads or default_threads()
     n_ctx = max(n_prompt, max(1, depth) + n_gen) + 8
     peer = None if peer_python is None else Peer(model, n_ctx, threads, peer_python, sequences)
     try:

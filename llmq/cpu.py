@@ -14,7 +14,7 @@ from typing import TypedDict
 from llmq import _native
 from llmq.errors import LlmqError
 
-__all__ = ["CpuInfo", "cpu_info", "largest_cache", "usable_cores", "use_isa"]
+__all__ = ["CpuInfo", "cpu_info", "default_threads", "largest_cache", "usable_cores", "use_isa"]
 
 
 class CpuInfo(TypedDict):
@@ -68,9 +68,14 @@ def cpu_info() -> CpuInfo:
 
 def usable_cores() -> int:
     """Cores this process may use at once: the affinity mask, limited by the control group's CPU quota (rounded down, at least
-    1). The default number of threads."""
+    1)."""
     quota = cgroup_quota()
     return _affinity() if quota is None else max(1, min(_affinity(), int(quota)))
+
+
+def default_threads() -> int:
+    """Threads of an engine unless something else is asked for: one for each usable core, and no more than its pool may have."""
+    return min(usable_cores(), _native.MAX_THREADS)
 
 
 def _affinity() -> int:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmq.cpu import usable_cores
+from llmq.cpu import default_threads
 from llmq.model import LLM
 from llmq.sampling import accepts_aliases
 from llmq.text.tokenizer import Tokenizer
@@ -36,10 +36,10 @@ def load(
     """Load a GGUF file or a Hugging Face folder.
 
     n_ctx: tokens of context, None for what the model was trained with; memory for it is taken as it fills. n_threads: None for
-    the cores this process may use (affinity mask and container quota). n_batch: most prompt tokens computed at once. kv_type:
-    how keys and values are kept, bf16, f16, f32, q8_0. chat_template: in place of the model's own, Jinja source or a name like
-    as "chatml". engine: "native" (C) or "reference" (NumPy on float32, slow, the specification; it has neither n_threads nor
-    kv_type). progress: called with (stage, done, total); returning False cancels.
+    the cores this process may use (affinity mask and container quota), at most 64. n_batch: most prompt tokens computed at
+    once. kv_type: how keys and values are kept, bf16, f16, f32, q8_0. chat_template: in place of the model's own, Jinja source
+    or a name such as "chatml". engine: "native" (C) or "reference" (NumPy on float32, slow, the specification; it has neither
+    n_threads nor kv_type). progress: called with (stage, done, total); returning False cancels.
 
     Names of other libraries (num_ctx, threads, …) are understood. Raises ModelFileError for files that cannot be used, OSError,
     OutOfMemoryError, Cancelled; TypeError for an unknown option, ValueError for one out of range."""
@@ -72,7 +72,7 @@ def load(
 
             template = chat_template_of(tokenizer, chat_template)
         runner: Engine
-        threads = n_threads or usable_cores() if engine == "native" else 1
+        threads = n_threads or default_threads() if engine == "native" else 1
         if engine == "reference":
             from llmq.engine.reference import ReferenceEngine  # noqa: PLC0415
 

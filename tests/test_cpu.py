@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import llmq
-from llmq import _native
+from llmq import _native, cpu
 from llmq.cpu import cgroup_quota, usable_cores, use_isa
 from llmq.errors import LlmqError
 
@@ -67,6 +67,14 @@ def test_affinity_limits_the_cores() -> None:
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_more_cores_than_the_pool_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_affinity", lambda: 96)
+    monkeypatch.setattr(cpu, "cgroup_quota", lambda: None)
+    with llmq.load(Path(__file__).parent.parent / "models" / "storyteller") as llm:
+        assert llm.n_threads == 64
+        assert llm.generate("The door", max_tokens=2, temperature=0).tokens
 
 
 @pytest.mark.parametrize(

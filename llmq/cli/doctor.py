@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from llmq import __version__
-from llmq.cpu import cpu_info
+from llmq.cpu import cpu_info, default_threads
 from llmq.engine.memory import available_memory
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         ("extensions", " ".join(cpu["flags"]) or "none that llmq uses"),
         ("levels", " ".join(cpu["levels"])),
         ("in use", cpu["isa"]),
-        ("threads", f"{cpu['cores']} (affinity {cpu['affinity']}, container quota {quota})"),
+        ("threads", f"{default_threads()} (affinity {cpu['affinity']}, container quota {quota})"),
         ("caches", ", ".join(f"{name} {size // 1024} KiB" for name, size in cpu["caches"].items()) or "unknown"),
         ("memory", f"{facts['memory_available'] / 2**30:.1f} GiB available"),
         *(("kernel" if i == 0 else "", f"{slot:<24} {level}") for i, (slot, level) in enumerate(cpu["slots"].items())),
