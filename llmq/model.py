@@ -242,7 +242,8 @@ class LLM:
         return out
 
     def score(self, tokens: Sequence[int], first: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """The logits of `tokens` from position `first` on, in pieces of at most 64 MiB: (position, float32 (n, n_vocab))."""
+        """The logits of `tokens` from position `first` on, in pieces of at most 64 MiB: (position, float32 (n, n_vocab)). Until
+        the last piece, or until it is closed, no other call gets the model."""
         self._must_generate()
         if self.decoder_start is not None:
             raise ValueError(f"{self.name} is an encoder–decoder, which needs a text for its encoder too; use generate")
@@ -252,6 +253,7 @@ class LLM:
             try:
                 start = 0
                 while start < len(tokens):
+                    self._scheduler.check_open()
                     n = min(len(tokens) - start, most if start >= first else min(self.n_batch, first - start))
                     out = np.arange(n if start >= first else 0, dtype=np.int32)
                     positions = np.arange(start, start + n, dtype=np.int32)

@@ -264,6 +264,7 @@ class Scheduler:
         self._running: Generation | None = None
         self._torn = False
         self._closed = False
+        self._shut_down = False
         self._pid = os.getpid()
         _SCHEDULERS.add(self)
 
@@ -281,11 +282,16 @@ class Scheduler:
         try:
             while not ready():
                 self.check_open()
+                self._not_mine()
                 event.clear()
                 with self._turn.claim() as mine:
-                    while mine and not ready() and time.monotonic() > self._reserved:
-                        self._step()
-                        self.check_open()
+                    try:
+                        while mine and not ready() and time.monotonic() > self._reserved:
+                            self._step()
+                            self.check_open()
+                    finally:
+                        if mine and self._closed:
+                            self._shut()
                 if mine:
                     self._wake()
                 if not ready():
@@ -303,24 +309,31 @@ class Scheduler:
         with self._turn.claim() as mine:
             if mine and not self._closed:
                 self._retire()
+            if mine and self._closed:  # in between
+                self._shut()
         if not mine and self._running is generation:
             self._interrupt()
 
     @contextmanager
     def alone(self) -> Iterator[Engine]:
-        """The engine for this thread alone."""
+        """The engine for this thread alone. LlmqError when the thread has it already."""
         event = threading.Event()
         self._events.append(event)
         try:
             mine = False
             while not mine:
                 self.check_open()
+                self._not_mine()
                 event.clear()
                 self._reserved = time.monotonic() + 2 * _NAP  # renewed while this thread waits, so it cannot outlive it
                 with self._turn.claim() as mine:
-                    if mine:
-                        self._reserved = 0.0
-                        yield self.engine
+                    try:
+                        if mine:
+                            self._reserved = 0.0
+                            yield self.engine
+                    finally:
+                        if mine and self._closed:
+                            self._shut()
                 if not mine:
                     event.wait(_NAP)
         finally:
@@ -328,22 +341,19 @@ class Scheduler:
             self._wake()
 
     def close(self) -> None:
-        """Fail what runs with ModelClosedError and close the engine. May be called again, and from any thread."""
+        """Fail what runs with ModelClosedError and close the engine. May be called again, and from any thread; in a thread that
+        holds the turn (in a signal handler, or between the pieces of `score`) the engine is closed when it lets go."""
         if self._closed:
             return
         self._closed = True
         if self._pid == os.getpid() and self._turn.taken:
             self._interrupt()
-        closed = False
-        while not closed and not (self._torn and self._turn.taken):
+        mine = False
+        while not mine and not (self._torn and self._turn.taken) and not self._turn.mine:
             with self._turn.claim() as mine:
                 if mine:
-                    for generation in [*self._active, *self._waiting]:
-                        generation.error = generation.error or ModelClosedError("the model was closed while generating")
-                    self._active, self._waiting, self._idle = [], [], []
-                    self.engine.close()
-                    closed = True
-            if not closed:
+                    self._shut()
+            if not mine:
                 time.sleep(0.001)
         self._wake()
 
@@ -363,6 +373,24 @@ class Scheduler:
         self._pid = os.getpid()
 
     # -- the turn
+
+    def _not_mine(self) -> None:
+        """Whoever is about to wait for the turn must not hold it already."""
+        if self._turn.mine:
+            raise LlmqError(
+                "this thread is using the model already: finish with the pieces of score, or with alone, before another call; "
+                "signal handlers can only close it"
+            )
+
+    def _shut(self) -> None:
+        """By the threads that have the turn when the model is closed, before they let go."""
+        if self._shut_down:
+            return
+        for generation in [*self._active, *self._waiting]:
+            generation.error = generation.error or ModelClosedError("the model was closed while generating")
+        self._active, self._waiting, self._idle = [], [], []
+        self.engine.close()
+        self._shut_down = True
 
     def _wake(self) -> None:
         for event in list(self._events):

@@ -345,6 +345,43 @@ def test_close_while_another_thread_generates(engine: FakeEngine) -> None:
     assert len(errors) == 3 and engine.closed == 1
 
 
+def test_a_thread_does_not_wait_for_itself(engine: FakeEngine) -> None:
+    llm = LLM(engine, FakeTokenizer(), n_batch=4)  # type: ignore[arg-type]
+    pieces = llm.score(list(range(97, 117)), 0)
+    next(pieces)
+    for use in (lambda: llm.generate("x", max_tokens=1), lambda: llm.logits([97])):
+        with pytest.raises(LlmqError, match="using the model already"):
+            use()
+    assert sum(len(rows) for _, rows in pieces) == 16
+    assert llm.logits([97]).shape == (1, llm.n_vocab)
+
+    def handler(batch: Batch) -> None:  # as a signal's, in the middle of a step
+        with pytest.raises(LlmqError, match="using the model already"):
+            llm.generate("x", max_tokens=1)
+
+    engine.before = handler
+    assert llm.generate([BOS, 97], max_tokens=2, ignore_eos=True).usage.completion_tokens == 2
+    engine.before = None
+    llm.close()
+
+
+def test_a_thread_that_has_the_engine_may_close_the_model(engine: FakeEngine) -> None:
+    llm = LLM(engine, FakeTokenizer(), n_batch=4)  # type: ignore[arg-type]
+    pieces = llm.score(list(range(97, 117)), 0)
+    next(pieces)
+    llm.close()
+    assert engine.closed == 0
+    with pytest.raises(ModelClosedError):
+        next(pieces)
+    assert engine.closed == 1
+
+    engine = FakeEngine(before=lambda batch: llm.close())  # as in a signal's handler
+    llm = LLM(engine, FakeTokenizer())  # type: ignore[arg-type]
+    with pytest.raises(ModelClosedError):
+        llm.generate([BOS, 97], max_tokens=5, ignore_eos=True)
+    assert engine.closed == 1
+
+
 def in_child(work: object) -> int:
     """Exit code of `work()` in a forked child, 99 when it hangs."""
     pid = os.fork()

@@ -6,6 +6,9 @@
 #     with turn.claim() as mine:
 #         if mine: ...
 
+from cpython.pythread cimport PyThread_get_thread_ident
+
+
 cdef class Turn:
     """At most one claim holds it."""
 
@@ -19,15 +22,23 @@ cdef class Turn:
     def taken(self):
         return self.holder is not None
 
+    @property
+    def mine(self):
+        """Whether the calling thread took it, and so cannot wait for it: further up on its stack, or in an open generator."""
+        cdef Claim claim = self.holder
+        return claim is not None and claim.thread == PyThread_get_thread_ident()
+
 
 cdef class Claim:
     cdef Turn turn
+    cdef long thread
 
     def __cinit__(self, Turn turn not None):
         self.turn = turn
 
     def __enter__(self):
         if self.turn.holder is None:
+            self.thread = PyThread_get_thread_ident()
             self.turn.holder = self
             return True
         return False
