@@ -134,6 +134,22 @@ def test_shards_may_be_links_but_only_bare_names_of_regular_files(tmp_path: Path
         open_checkpoint(path)
 
 
+def test_a_whole_file_comes_before_an_index(tmp_path: Path) -> None:
+    # in the order of transformers: a model that was saved again may lie beside the index of what it was made from
+    path = sharded(tmp_path / "m", weights())
+    (path / "a.safetensors").unlink()
+    save_file(weights(), path / "model.safetensors")
+    with open_checkpoint(path) as model:
+        assert {source.path.name for source in model.sources} == {"model.safetensors"}
+
+
+def test_a_wrong_value_is_named_with_its_file(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "m", weights())
+    (path / "config.json").write_text(json.dumps(CONFIG | {"num_attention_heads": 0}))
+    with pytest.raises(FormatError, match=r"config\.json: num_attention_heads: a number in 1"):
+        open_checkpoint(path)
+
+
 def test_an_index_that_disagrees_with_its_shards(tmp_path: Path) -> None:
     path = sharded(tmp_path / "m", weights())
     index = path / "model.safetensors.index.json"

@@ -82,9 +82,11 @@ def open_folder(path: str | os.PathLike[str]) -> Checkpoint:
         weights = unpacked(text_tensors(stored, whole), _quantization(config, folder), folder)
         tensors = _gguf_tensors(weights, family, config, folder)
         metadata = _metadata(folder, config, family, tensors)
-    except BaseException:
+    except BaseException as error:
         for source in sources:
             source.close()
+        if isinstance(error, FormatError) and error.path is None:  # a family's, about a value of the configuration
+            raise type(error)(str(error), path=folder / "config.json") from None
         raise
     return Checkpoint(folder, metadata, tensors, sources=sources)
 

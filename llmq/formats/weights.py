@@ -42,11 +42,11 @@ def open_folder_weights(folder: Path) -> tuple[list[Source], dict[str, StoredTen
     OSError."""
     own = sorted(path.name for path in folder.glob(_AUTO_GPTQ))
     for name in (*_IN_FOLDER, *(own if len(own) == 1 else ())):
-        if (folder / f"{name}.index.json").exists():
-            return _open_shards(folder, f"{name}.index.json")
         if (folder / name).exists():
             source, tensors, _ = open_weights(folder / name)
             return [source], tensors
+        if (folder / f"{name}.index.json").exists():
+            return _open_shards(folder, f"{name}.index.json")
     found = sorted(p.name for p in folder.iterdir() if p.suffix in (*_SUFFIXES, ".gguf"))
     raise FormatError(
         f"expected {' or '.join(_IN_FOLDER)} (or one with .index.json) in this folder, found "
