@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq.errors import Cancelled
-from llmq.perplexity import cut
+from llmq.perplexity import cut, of_nats
 
 if TYPE_CHECKING:
     from llmq.model import LLM
@@ -155,7 +155,7 @@ def _summary(found: Doubles, chunks: int, n_ctx: int, stride: int) -> Divergence
     at = dict(zip(PERCENTILES, np.percentile(divergence, PERCENTILES).tolist(), strict=True))
     shift = np.exp(log_q) - np.exp(log_p)
     rms, mean = float(np.sqrt(np.square(shift).mean())), float(shift.mean())
-    ppl, ref_ppl = (math.exp(-float(x.mean())) for x in (log_q, log_p))
+    ppl, ref_ppl = (of_nats(-float(x.mean())) for x in (log_q, log_p))
     same_error = math.sqrt(agreed * (1 - agreed) / max(n - 1, 1))
     return Divergence(
         float(divergence.mean()), error, at, agreed, same_error, rms, mean, ppl, ref_ppl, n, chunks, n_ctx, stride

@@ -69,8 +69,16 @@ def perplexity(
     n = len(windows) * scored
     mean = total / n
     deviation = math.sqrt(max(squares / n - mean * mean, 0.0) / max(n - 1, 1))
-    value = math.exp(mean)
+    value = of_nats(mean)
     return Perplexity(value, value * deviation, mean, n, len(windows), n_ctx, stride)
+
+
+def of_nats(mean: float) -> float:
+    """The perplexity of a mean of negative log-likelihoods; infinity for a broken model's that no float holds."""
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
 
 
 def cut(llm: LLM, text: str, n_ctx: int, stride: int | None, max_chunks: int | None) -> tuple[list[list[int]], int]:

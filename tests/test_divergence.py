@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
+from fakes import N_VOCAB, FakeEngine, FakeTokenizer
 
 import llmq
 from llmq.cli import main
 from llmq.divergence import PERCENTILES, _compare, _side_by_side
+from llmq.model import LLM
 
 STORYTELLER = Path(__file__).parent.parent / "models" / "storyteller"
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness. " * 4
@@ -28,6 +32,14 @@ def test_the_definition() -> None:
     assert np.allclose(divergence, want, rtol=1e-9, atol=1e-7)
     assert np.array_equal(same, p.argmax(1) == q.argmax(1)) and abs(divergence[2]) < 1e-7
     assert np.allclose(np.exp(log_p), one[np.arange(5), follows]) and np.allclose(np.exp(log_q), other[np.arange(5), follows])
+
+
+def test_a_perplexity_beyond_all_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes, "logits_after", lambda tokens: 3e4 * np.arange(N_VOCAB, dtype=np.float32))
+    with LLM(FakeEngine(), FakeTokenizer()) as one, LLM(FakeEngine(), FakeTokenizer()) as other:  # type: ignore[arg-type]
+        assert one.perplexity(TEXT, n_ctx=32).value == math.inf
+        found = llmq.kl_divergence(one, other, TEXT, n_ctx=32)
+        assert found.perplexity == math.inf and found.mean == 0
 
 
 def test_pieces_of_other_lengths_meet() -> None:
