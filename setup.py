@@ -48,7 +48,7 @@ use WSL 2."""
 
 GRIDS = "csrc/formats/grids.py"
 NO_GRIDS = """
-llmq's build takes the grids of the IQ types from the gguf package (pip install "gguf>=0.17"), and that failed:
+llmq's build takes the grids of the IQ types from the gguf package (pip install "gguf>=0.18"), and that failed:
 {problem}"""
 
 
