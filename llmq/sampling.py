@@ -85,16 +85,26 @@ def _with_aliases(cls: type[_T]) -> type[_T]:
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
-    items = (value,) if isinstance(value, str) else tuple(value or ())  # type: ignore[arg-type]
+    items = (value,) if isinstance(value, str) else _items(name, value)
     for item in items:
         if not isinstance(item, str) or not item:
             raise ValueError(f"{name}: non-empty strings expected, found {item!r}")
     return items
 
 
+def _items(name: str, value: object) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{name}: a sequence expected, found {value!r}")
+    return tuple(value)
+
+
 def _bias(value: Mapping[Any, Any] | None) -> dict[int, float] | None:
     if value is None:
         return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"logit_bias: token ids and numbers expected, found {value!r}")
     out: dict[int, float] = {}
     for key, added in value.items():
         try:
@@ -168,7 +178,7 @@ class Sampling:
         put("seed", None if self.seed == -1 else self.seed)
         put("stop", _strings("stop", self.stop))
         put("dry_sequence_breakers", _strings("dry_sequence_breakers", self.dry_sequence_breakers))
-        put("stop_token_ids", tuple(self.stop_token_ids or ()))
+        put("stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
         put("logit_bias", _bias(self.logit_bias))
         for name, low, high in _RANGES:
             value = getattr(self, name)
