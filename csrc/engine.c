@@ -402,7 +402,7 @@ void llmq_engine_free(llmq_engine *e) {
 llmq_weight *llmq_engine_weight(llmq_engine *e, int32_t i) { return &e->weights[i]; }
 llmq_kv *llmq_engine_kv(llmq_engine *e) { return &e->kv; }
 
-llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages,
+llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
                              int passing) {
     llmq_packed w;
     const llmq_status status = llmq_packed_new(&w, type, n, k, experts, rows, huge_pages, e->pool, &e->phases[e->plan.n_spans]);

@@ -52,7 +52,7 @@ llmq_kv *llmq_engine_kv(llmq_engine *);
 
 /* Weights, before the first batch. What MATMUL reads is checked (LLMQ_ERR_NONFINITE) and packed by all threads into memory of the engine;
  * vectors and the rows of EMBED are set in place and stay the caller's memory. */
-llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages,
+llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
                              int passing);
 llmq_weight *llmq_engine_weight(llmq_engine *, int32_t i);
 int64_t llmq_engine_scratch(const llmq_engine *, int32_t n); /* bytes that a batch of n tokens with one output needs beside the pages */

@@ -15,6 +15,7 @@ typedef enum llmq_status {
     LLMQ_ERR_NONFINITE = 3, /* NaN or Inf where a finite number is needed */
     LLMQ_ERR_CANCELLED = 4,
     LLMQ_ERR_UNSUPPORTED = 5,
+    LLMQ_ERR_READ = 6,      /* a file could not be read: errno says why, 0 that it ends too early */
 } llmq_status;
 
 /* ---- types and codecs (csrc/formats/) ------------------------------------------------------------------------------- */
@@ -138,9 +139,15 @@ typedef struct llmq_packed {
 llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts); /* fills all but data */
 /* thread's share of packing from file rows (n*experts rows of k weights); 0: a scale or a float weight among them is not finite */
 int llmq_pack(const llmq_packed *, const void *rows, int tid, int nth);
-/* The same by all threads of a pool, into memory that is to be freed; rows are not read afterwards. LLMQ_ERR_NONFINITE, _NOMEM and
+/* Where rows stand one after another: in memory or, where that is NULL, in an open file from byte `offset` on. */
+typedef struct llmq_rows {
+    const void *memory;
+    int fd;
+    int64_t offset;
+} llmq_rows;
+/* The same by all threads of a pool, into memory that is to be freed; rows are not read afterwards. LLMQ_ERR_NONFINITE, _NOMEM, _READ and
  * those of the plan leave nothing to free. huge_pages: advise the system to take such. */
-llmq_status llmq_packed_new(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages,
+llmq_status llmq_packed_new(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
                             llmq_pool *, llmq_phase *);
 void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst);             /* dequantized, equal to the codec */
 

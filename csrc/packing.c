@@ -1,5 +1,9 @@
-/* packing.c: weights of a file packed by all threads of a pool, each piece of rows checked and packed while it is in the caches. */
+/* packing.c: weights of a file packed by all threads of a pool, each piece of rows checked and packed while it is in the caches.
+ *
+ * Rows that are in a file are read into a buffer that a thread uses again: cheaper than the pages of a mapping, and a file that is
+ * shortened meanwhile is an error, where a page of a mapping that is gone ends the process. */
 #define _DEFAULT_SOURCE 1 /* madvise */
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -9,25 +13,55 @@
 
 enum { PIECE = 1 << 18, HUGE = 2 << 20 }; /* bytes of strips that a thread takes at a time; of a huge page */
 
-int llmq_pack(const llmq_packed *w, const void *rows, int tid, int nth) {
+static int64_t row_bytes(const llmq_packed *w) {
     const llmq_codec *codec = llmq_codec_of(w->type);
-    const int64_t all = w->strips * w->experts, row_bytes = w->k / codec->block * codec->bytes;
+    return w->k / codec->block * codec->bytes;
+}
+
+/* The first row of a strip, counted through all experts. */
+static int64_t row_of(const llmq_packed *w, int64_t strip) { return strip / w->strips * w->n + strip % w->strips * LLMQ_STRIP; }
+
+/* Strips first .. end - 1, whose rows are at `rows`. */
+static int pack_strips(const llmq_packed *w, int64_t first, int64_t end, const uint8_t *rows) {
     int good = 1;
-    for (int64_t i = all * tid / nth; i < all * (tid + 1) / nth; i++) {
-        const int64_t expert = i / w->strips, row = i % w->strips * LLMQ_STRIP;
-        const int count = (int)(w->n - row < LLMQ_STRIP ? w->n - row : LLMQ_STRIP);
-        const uint8_t *from = (const uint8_t *)rows + (expert * w->n + row) * row_bytes;
-        good &= llmq_kernels_used()->pack_strip(w, w->data + i * w->strip_bytes, from, count);
+    for (int64_t i = first; i < end; i++) {
+        const int64_t row = i % w->strips * LLMQ_STRIP, count = w->n - row < LLMQ_STRIP ? w->n - row : LLMQ_STRIP;
+        const uint8_t *from = rows + (row_of(w, i) - row_of(w, first)) * row_bytes(w);
+        good &= llmq_kernels_used()->pack_strip(w, w->data + i * w->strip_bytes, from, (int)count);
     }
     return good;
 }
 
+int llmq_pack(const llmq_packed *w, const void *rows, int tid, int nth) {
+    const int64_t all = w->strips * w->experts, first = all * tid / nth;
+    return pack_strips(w, first, all * (tid + 1) / nth, (const uint8_t *)rows + row_of(w, first) * row_bytes(w));
+}
+
 typedef struct {
     const llmq_packed *w;
-    const void *rows;
-    int pieces;
-    atomic_int broken;
+    llmq_rows rows;
+    int64_t pieces;
+    atomic_int status, error; /* of whatever went wrong last; errno of LLMQ_ERR_READ */
 } packing;
+
+static void fail(packing *p, llmq_status status, int error) {
+    atomic_store(&p->error, error);
+    atomic_store(&p->status, (int)status);
+}
+
+/* Bytes of a file; 0 after a failure. */
+static int read_all(packing *p, uint8_t *to, int64_t bytes, int64_t offset) {
+    while (bytes > 0) {
+        const ssize_t done = pread(p->rows.fd, to, (size_t)bytes, (off_t)offset);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) {
+            fail(p, LLMQ_ERR_READ, done < 0 ? errno : 0);
+            return 0;
+        }
+        to += done, bytes -= done, offset += done;
+    }
+    return 1;
+}
 
 /* Asks for the pages of a piece at once, so that not each of them is a fault. Where the system cannot, they come one by one. */
 static void have_pages(const uint8_t *from, const uint8_t *to) {
@@ -41,15 +75,27 @@ static void have_pages(const uint8_t *from, const uint8_t *to) {
 
 static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
     packing *p = arg;
-    const int64_t all = p->w->strips * p->w->experts;
+    const llmq_packed *w = p->w;
+    const int64_t all = w->strips * w->experts, most = (all + p->pieces - 1) / p->pieces * LLMQ_STRIP * row_bytes(w);
+    uint8_t *buffer = NULL;
     (void)phase, (void)tid, (void)nth;
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < p->pieces;) {
-        have_pages(p->w->data + all * i / p->pieces * p->w->strip_bytes, p->w->data + all * (i + 1) / p->pieces * p->w->strip_bytes);
-        if (!llmq_pack(p->w, p->rows, (int)i, p->pieces)) atomic_store(&p->broken, 1);
+    for (int64_t i; atomic_load(&p->status) == LLMQ_OK && (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < p->pieces;) {
+        const int64_t first = all * i / p->pieces, end = all * (i + 1) / p->pieces, begin = row_of(w, first) * row_bytes(w);
+        const uint8_t *from = buffer;
+        if (p->rows.memory != NULL) {
+            from = (const uint8_t *)p->rows.memory + begin;
+        } else {
+            if (buffer == NULL && (buffer = malloc((size_t)most)) == NULL) fail(p, LLMQ_ERR_NOMEM, 0);
+            if (buffer == NULL || !read_all(p, buffer, row_of(w, end) * row_bytes(w) - begin, p->rows.offset + begin)) break;
+            from = buffer;
+        }
+        have_pages(w->data + first * w->strip_bytes, w->data + end * w->strip_bytes);
+        if (!pack_strips(w, first, end, from)) fail(p, LLMQ_ERR_NONFINITE, 0);
     }
+    free(buffer);
 }
 
-llmq_status llmq_packed_new(llmq_packed *w, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows, int huge_pages,
+llmq_status llmq_packed_new(llmq_packed *w, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
                             llmq_pool *pool, llmq_phase *phase) {
     const llmq_status status = llmq_pack_plan(w, type, n, k, experts);
     if (status != LLMQ_OK) return status;
@@ -63,10 +109,11 @@ llmq_status llmq_packed_new(llmq_packed *w, int32_t type, int64_t n, int64_t k, 
 #endif
     w->data = data;
     const int64_t pieces = bytes / PIECE + 1 < most ? bytes / PIECE + 1 : most;
-    packing job = {.w = w, .rows = rows, .pieces = (int)(pieces < 1 << 20 ? pieces : 1 << 20)};
+    packing job = {.w = w, .rows = rows, .pieces = pieces < 1 << 20 ? pieces : 1 << 20};
     llmq_pool_run(pool, phase, 1, work, &job);
-    if (!job.broken) return LLMQ_OK;
+    if (job.status == LLMQ_OK) return LLMQ_OK;
     free(data);
     w->data = NULL;
-    return LLMQ_ERR_NONFINITE;
+    errno = job.error;
+    return (llmq_status)job.status;
 }

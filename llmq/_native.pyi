@@ -111,7 +111,17 @@ class EngineCore:
         n_threads: int,
     ) -> None: ...
     def pack(
-        self, i: int, type: int, n: int, k: int, experts: int, rows: npt.NDArray[np.uint8], huge_pages: bool, passing: bool
+        self,
+        i: int,
+        type: int,
+        n: int,
+        k: int,
+        experts: int,
+        rows: npt.NDArray[np.uint8] | None,
+        fd: int,
+        offset: int,
+        huge_pages: bool,
+        passing: bool,
     ) -> bool: ...
     def set_vector(self, i: int, vector: npt.NDArray[np.float32]) -> None: ...
     def set_rows(self, i: int, type: int, n: int, k: int, rows: npt.NDArray[np.uint8]) -> None: ...

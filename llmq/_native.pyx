@@ -4,7 +4,10 @@
 One part per room of csrc/, in llmq/native/*.pxi.
 """
 
+from libc.errno cimport errno
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+import os
 
 import numpy as np
 

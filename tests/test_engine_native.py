@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tiny import batch, checkpoint, tensor
+from tiny import batch, checkpoint, tensor, write_gguf
 
 from llmq import _native
 from llmq.arch import build_tape
@@ -25,7 +25,8 @@ from llmq.engine.compare import compare_ops
 from llmq.engine.memory import available_memory
 from llmq.engine.native import NativeEngine
 from llmq.engine.reference import ReferenceEngine
-from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError
+from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError, TruncatedError
+from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.graph.builder import Graph, Param, Value
 from llmq.graph.passes import freeze
@@ -228,6 +229,28 @@ def test_broken_numbers_show_in_8_bit_keys(level: str) -> None:
     m.tensors["k"] = tensor("k", np.full(m.tensors["k"].shape, 3e38, np.float32))
     with NativeEngine(tape, m.tensors, n_threads=1, kv_type="q8_0") as engine:
         assert np.isnan(engine.run(batch((engine.new_sequence(), 0, tokens(9)), outputs=[8]))).all()
+
+
+def test_weights_are_read_from_their_file(tmp_path: Path) -> None:
+    """As from memory. A file that has become shorter or cannot be read is an error, not a page that is gone."""
+    made = checkpoint()
+    path = write_gguf(made, tmp_path / "model.gguf")
+    with open_checkpoint(path) as file:
+        tape = build_tape(file)
+        with NativeEngine(tape, file.tensors, n_threads=2) as read, NativeEngine(tape, made.tensors, n_threads=2) as held:
+            ids = batch((read.new_sequence(), 0, tokens(5)))
+            held.new_sequence()
+            assert np.array_equal(read.run(ids), held.run(ids))
+        last = max(file.tensors.values(), key=lambda t: t.offset or 0)
+        assert len(last.shape) == 2
+        assert last.offset is not None
+        os.truncate(path, last.offset + 100)
+        with pytest.raises(TruncatedError, match="shortened") as caught:
+            NativeEngine(tape, file.tensors, n_threads=2)
+        assert str(path) in str(caught.value)
+        file.sources[0].close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            NativeEngine(tape, file.tensors, n_threads=2)
 
 
 def test_attention_to_later_tokens(level: str) -> None:

@@ -18,7 +18,7 @@ from llmq import _native
 from llmq.cpu import largest_cache
 from llmq.engine.base import Batch, check_batch, check_source, check_types
 from llmq.engine.memory import available_memory
-from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError, UnsupportedQuantError
+from llmq.errors import Cancelled, FormatError, ModelClosedError, OutOfMemoryError, TruncatedError, UnsupportedQuantError
 from llmq.formats.checkpoint import Tensor
 from llmq.graph.tape import ENCODE, Tape, Weight
 from llmq.quant.types import QuantType, parse_type
@@ -133,9 +133,17 @@ class NativeEngine:
         assert tensor is not None
         *experts, n, k = weight.shape
         shape = (n, k, int(np.prod(experts, dtype=np.int64)))
-        if not core.pack(i, tensor.type, *shape, tensor.raw(), self._huge_pages, self._passing):
+        if tensor.source is None or tensor.offset is None:
+            rows, fd, offset = tensor.raw(), -1, 0
+        else:
+            rows, fd, offset = None, tensor.source.fd, tensor.offset  # past the mapping: weights are held once
+        try:
+            good = core.pack(i, tensor.type, *shape, rows, fd, offset, self._huge_pages, self._passing)
+        except EOFError:
+            raise TruncatedError("the file was shortened while it was read", path=tensor.path, offset=tensor.offset) from None
+        if not good:
             raise FormatError(f"tensor {tensor.name!r} holds NaN or infinity", path=tensor.path or None, offset=tensor.offset)
-        tensor.release(0, tensor.nbytes)  # weights are held once: the file's pages are not needed any more
+        tensor.release(0, tensor.nbytes)  # what was mapped with a neighbour
 
     def _load_rows(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
         assert tensor is not None

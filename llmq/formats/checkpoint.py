@@ -54,20 +54,15 @@ class Tensor:
     read: Callable[[], npt.NDArray[np.uint8]] = field(repr=False)
     path: str = ""
     offset: int | None = None
-    release: Callable[[int, int], None] = field(default=lambda begin, end: None, repr=False)
-    """release(begin, end) gives the memory of these bytes of the mapping back; they are read from the file again when
-    needed."""
     packed: Packed | None = field(default=None, repr=False)
-    fill: Callable[[int, npt.NDArray[np.uint8]], None] | None = field(default=None, repr=False)
-    """fill(begin, out) reads bytes of `raw` from `begin` on into `out`, past the mapping; None where something had to be
-    rearranged."""
+    source: Source | None = field(default=None, repr=False)
+    """The file that holds the bytes of `raw` from `offset` on; None where something had to be rearranged."""
 
     @classmethod
     def stored(cls, name: str, shape: tuple[int, ...], qtype: QuantType, source: Source, offset: int) -> Tensor:
         """One that lies in a file as it is."""
         read = partial(source.view, offset, qtype.nbytes(math.prod(shape)))
-        release, fill = partial(source.release, offset), partial(source.fill, offset)
-        return cls(name, shape, qtype, read, str(source.path), offset, release, fill=fill)
+        return cls(name, shape, qtype, read, str(source.path), offset, source=source)
 
     @property
     def nbytes(self) -> int:
@@ -76,6 +71,18 @@ class Tensor:
     def raw(self) -> npt.NDArray[np.uint8]:
         """The bytes, uint8 (nbytes,): a read-only view of the mapped file where nothing had to be rearranged."""
         return self.read()
+
+    def fill(self, begin: int, out: npt.NDArray[np.uint8]) -> None:
+        """Read bytes of `raw` from `begin` on into `out`, past the mapping; where there is a `source`."""
+        assert self.source is not None
+        assert self.offset is not None
+        self.source.fill(self.offset, begin, out)
+
+    def release(self, begin: int, end: int) -> None:
+        """Give back the memory of these bytes of the mapping, if they are mapped: they are read from the file again when
+        needed."""
+        if self.source is not None and self.offset is not None:
+            self.source.release(self.offset, begin, end)
 
     def numpy(self) -> npt.NDArray[np.float32]:
         """The dequantized values, float32 of `shape`."""

@@ -40,11 +40,16 @@ cdef extern from "engine.h" nogil:
     void llmq_kv_close(llmq_kv *, int32_t seq)
     void llmq_kv_attach(llmq_kv *, int32_t seq, int32_t source)
 
+    ctypedef struct llmq_rows:
+        const void *memory
+        int fd
+        int64_t offset
+
     llmq_status llmq_engine_new(llmq_engine **, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values,
                                 int32_t n_weights, int32_t result, int32_t kv_type, int32_t n_batch, int n_threads)
     void llmq_engine_free(llmq_engine *)
     llmq_kv *llmq_engine_kv(llmq_engine *)
-    llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, const void *rows,
+    llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows,
                                  int huge_pages, int passing)
     llmq_weight *llmq_engine_weight(llmq_engine *, int32_t i)
     int64_t llmq_engine_scratch(const llmq_engine *, int32_t n)
@@ -97,16 +102,26 @@ cdef class EngineCore:
 
     # -- weights
 
-    def pack(self, int i, int type, int64_t n, int64_t k, int64_t experts, const uint8_t[::1] rows, bint huge_pages,
-             bint passing):
-        """Check and pack the rows of weight i for MATMUL; False when a scale is NaN or infinite. `rows` is not needed afterwards."""
+    def pack(self, int i, int type, int64_t n, int64_t k, int64_t experts, const uint8_t[::1] rows, int fd, int64_t offset,
+             bint huge_pages, bint passing):
+        """Check and pack the rows of weight i for MATMUL; False when a scale is NaN or infinite. `rows` is not needed afterwards;
+        None: they are in file `fd` from byte `offset` on. EOFError where it ends before them, OSError from the disk."""
         cdef llmq_status status
-        if not 0 <= i < self.n_weights or llmq_codec_of(type) == NULL or rows.shape[0] != row_bytes(type, k) * n * experts:
-            raise ValueError(f"pack: {rows.shape[0]} bytes are not {experts} x {n} x {k} weights of type {type}")
+        cdef int error
+        cdef llmq_rows source = llmq_rows(NULL, fd, offset)
+        if not 0 <= i < self.n_weights or llmq_codec_of(type) == NULL:
+            raise ValueError(f"pack: weight {i} of type {type}")
+        if rows is not None:
+            if rows.shape[0] != row_bytes(type, k) * n * experts:
+                raise ValueError(f"pack: {rows.shape[0]} bytes are not {experts} x {n} x {k} weights of type {type}")
+            source.memory = &rows[0]
         with nogil:
-            status = llmq_engine_pack(self.engine, i, type, n, k, experts, &rows[0], huge_pages, passing)
+            status = llmq_engine_pack(self.engine, i, type, n, k, experts, source, huge_pages, passing)
+            error = errno
         if status == LLMQ_ERR_NONFINITE:
             return False
+        if status == LLMQ_ERR_READ:
+            raise OSError(error, os.strerror(error)) if error else EOFError("pack: the file ends too early")
         check_status(status, f"packing {experts} x {n} x {k} weights of type {type}")
         return True
 

@@ -329,7 +329,7 @@ class _Run:
         """Every piece: its job, its bytes of the tensor (begin, end), and the call that converts it."""
         for job in self.jobs:
             tensor = job.tensor
-            read = tensor.fill if job.type is not tensor.type and tensor.packed is None else None
+            read = tensor.fill if job.type is not tensor.type and tensor.packed is None and tensor.source is not None else None
             raw = tensor.raw() if tensor.packed is None and read is None else _NOTHING
             columns = tensor.shape[-1]
             row_bytes = tensor.type.nbytes(columns)
