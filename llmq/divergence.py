@@ -102,7 +102,8 @@ def kl_divergence(
         first = n_ctx - 1 - min(n_ctx - n_ctx // 2 - 1, stride)
         found = []
         for chunk, window in enumerate(windows):
-            for start, p, q in _side_by_side(one.score(window[:-1], first), other.score(window[:-1], first)):
+            pieces = one.score(window[:-1], first), other.score(window[:-1], first)
+            for start, p, q in _side_by_side(*pieces, id(one) < id(other)):
                 found.append(_compare(p, q, window[start + 1 : start + 1 + len(p)]))
             if progress is not None and progress("kl_divergence", chunk + 1, len(windows)) is False:
                 raise Cancelled(f"the progress callback cancelled after {chunk + 1} of {len(windows)} chunks")
@@ -112,10 +113,16 @@ def kl_divergence(
 Pieces = Iterator[tuple[int, npt.NDArray[np.float32]]]
 
 
-def _side_by_side(ps: Pieces, qs: Pieces) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """The logits of the same positions, of two models that may cut them otherwise: (position, P's, Q's)."""
+def _side_by_side(
+    ps: Pieces, qs: Pieces, p_first: bool
+) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """The logits of the same positions, of two models that may cut them otherwise: (position, P's, Q's). Each model is held from
+    its first piece on: all threads must take two of them in the same order."""
+    if not p_first:
+        _, q = next(qs)
     start, p = next(ps)
-    _, q = next(qs)
+    if p_first:
+        _, q = next(qs)
     while True:
         n = min(len(p), len(q), max(1, _AT_ONCE // p.shape[1]))
         yield start, p[:n], q[:n]

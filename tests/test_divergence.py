@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import fakes
@@ -50,9 +51,28 @@ def test_pieces_of_other_lengths_meet() -> None:
         return [(7 + end - n, rows[end - n : end]) for end, n in zip(ends, lengths, strict=True)]
 
     for one, other in (((12,), (12,)), ((5, 7), (12,)), ((3, 3, 6), (4, 8)), ((1,) * 12, (11, 1))):
-        found = list(_side_by_side(iter(cut(*one)), iter(cut(*other))))
+        found = list(_side_by_side(iter(cut(*one)), iter(cut(*other)), len(one) > 1))
         assert np.array_equal(np.concatenate([p for _, p, _ in found]), rows)
         assert all(np.array_equal(p, q) and start == 7 + p[0, 0] for start, p, q in found)
+
+
+def test_two_threads_take_two_models_in_the_same_order() -> None:
+    one, other = (LLM(FakeEngine(), FakeTokenizer()) for _ in range(2))  # type: ignore[arg-type]
+    started = threading.Barrier(2)
+
+    def work(ref: LLM, model: LLM) -> None:
+        started.wait()
+        for _ in range(50):
+            llmq.kl_divergence(ref, model, TEXT, n_ctx=32)
+
+    both = [threading.Thread(target=work, args=pair, daemon=True) for pair in ((one, other), (other, one))]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in both)
+    one.close()
+    other.close()
 
 
 def test_a_quantized_model_against_its_original(tmp_path: Path) -> None:

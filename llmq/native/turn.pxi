@@ -31,7 +31,7 @@ cdef class Turn:
 
 cdef class Claim:
     cdef Turn turn
-    cdef long thread
+    cdef unsigned long thread
 
     def __cinit__(self, Turn turn not None):
         self.turn = turn
