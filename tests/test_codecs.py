@@ -135,6 +135,24 @@ def test_quantize_is_the_numpy_codecs(qtype: QuantType, weighted: bool) -> None:
 
 
 @each_quantized
+def test_a_block_does_not_depend_on_its_neighbours(qtype: QuantType) -> None:
+    """Searches take many blocks at once, some ways of them only full, or only narrow weights, which those of F16 are."""
+    n = 4 if isinstance(codec_of(qtype), GridCodec) else 67
+    x = np.random.RandomState(4).standard_normal((n, qtype.block)).astype(np.float16).astype(np.float32)
+    x[n * 2 // 3] /= 3  # the only one that is not narrow
+    want = codec_of(qtype).quantize(x)
+    used = _native.isa_used()
+    try:
+        for level in _native.isa_levels():
+            _native.use_isa(level)
+            for count in sorted({1, 15, 16, 17, 31, 32, 33, 48, n} & set(range(n + 1))):
+                assert_same(rows.quantize(x[:count].reshape(-1), qtype), want[:count].reshape(-1))
+                assert_same(rows.quantize(x[-count:].reshape(-1), qtype), want[-count:].reshape(-1))
+    finally:
+        _native.use_isa(used)
+
+
+@each_quantized
 def test_error_is_not_above_llama_quantizes(qtype: QuantType) -> None:
     with np.load(PEER) as peer:
         names, theirs = peer["cases"].tolist(), peer[qtype.name]

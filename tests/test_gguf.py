@@ -104,6 +104,34 @@ def test_what_the_gguf_package_writes_is_read(tmp_path: Path) -> None:
         assert np.abs(model.tensors["q"].numpy() - values).max() < 0.4
 
 
+def test_slots_are_filled_in_any_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", METADATA, tensors())
+    infos = [TensorInfo(name, values.shape, QuantType.F32) for name, values in tensors().items()]
+    with GGUFWriter(tmp_path / "n.gguf", METADATA, infos) as writer:
+        halves = [half for values in tensors().values() for half in np.array_split(values.reshape(-1), 2)]
+        slots = [writer.slot(half.nbytes) for half in halves]
+        for slot, half in reversed(list(zip(slots, halves, strict=True))):
+            slot.write(half)
+        for slot in slots:
+            slot.done()
+    assert (tmp_path / "n.gguf").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("missing", ["a tensor", "a slot"])
+def test_a_file_with_holes_does_not_appear(tmp_path: Path, missing: str) -> None:
+    path, info = tmp_path / "m.gguf", TensorInfo("x", (8,), QuantType.F32)
+    with pytest.raises(ValueError, match="not complete"), GGUFWriter(path, METADATA, [info]) as writer:
+        slot = writer.slot(16 if missing == "a tensor" else 32)
+        slot.write(bytes(slot.end - slot.begin))
+        if missing == "a tensor":
+            slot.done()
+    with pytest.raises(ValueError, match="3 bytes for a slot of 32"), GGUFWriter(path, METADATA, [info]) as writer:
+        writer.slot(32).write(b"abc")
+    with pytest.raises(ValueError, match="more than what is left"), GGUFWriter(path, METADATA, [info]) as writer:
+        writer.slot(33)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_version_2_is_read(tmp_path: Path) -> None:
     data = bytearray(write(tmp_path / "m.gguf", METADATA, tensors()).read_bytes())
     data[4] = 2

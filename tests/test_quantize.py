@@ -280,7 +280,7 @@ def test_every_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
             dst.write_bytes(old)
             calls = Countdown(n, code)
             with monkeypatch.context() as patch:
-                for name in ("write", "fsync", "replace", "link"):
+                for name in ("pwrite", "fsync", "replace", "link"):
                     patch.setattr(os, name, calls.around(getattr(os, name)))
                 try:
                     quantize_model(src, dst, "Q8_0", n_threads=1)
@@ -297,7 +297,7 @@ def test_every_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert failed >= 20
 
 
-@pytest.mark.parametrize("call", ["open", "write"])
+@pytest.mark.parametrize("call", ["open", "pwrite"])
 def test_a_failing_disk_is_told_with_the_name_that_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -318,8 +318,8 @@ def test_a_failing_disk_is_told_with_the_name_that_was_asked_for(
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = small_model(tmp_path / "src.gguf")
     quantize_model(src, tmp_path / "a.gguf", "Q8_0")
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: max(1, len(data) // 3)]))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[: max(1, len(data) // 3)], offset))
     quantize_model(src, tmp_path / "b.gguf", "Q8_0")
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 

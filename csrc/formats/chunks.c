@@ -9,9 +9,11 @@ llmq_status llmq_quantize_chunks(llmq_pack_chunk *pack, const void *how, int64_t
     uint8_t *block = dst;
     for (; n >= chunk; n -= chunk, src += chunk, weight += weight ? chunk : 0) block = pack(how, src, weight, chunk, block);
     if (n > 0) {
-        float padded[2][LLMQ_MAX_CHUNK] = {{0}};
-        memcpy(padded[0], src, (size_t)n * sizeof *src);
-        if (weight) memcpy(padded[1], weight, (size_t)n * sizeof *weight);
+        float padded[2][LLMQ_MAX_CHUNK];
+        for (int i = 0; i < (weight ? 2 : 1); i++) {
+            memcpy(padded[i], i ? weight : src, (size_t)n * sizeof(float));
+            memset(padded[i] + n, 0, (size_t)(chunk - n) * sizeof(float));
+        }
         pack(how, padded[0], weight ? padded[1] : NULL, n, block);
     }
     return LLMQ_OK;

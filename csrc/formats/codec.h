@@ -68,7 +68,7 @@ static inline llmq_status llmq_refuse(const float *src, int64_t n, const float *
 /* The quantize of types whose search takes many blocks at once: refuses what llmq_refuse does, then calls `pack` for each `chunk`
  * weights (at most LLMQ_MAX_CHUNK) with their importances or NULL; of the last chunk, perhaps padded with zeros, only `n` are to be
  * packed. `pack` returns the end of what it wrote. */
-enum { LLMQ_MAX_CHUNK = 16 * LLMQ_MAX_BLOCK };
+enum { LLMQ_MAX_CHUNK = 32 * LLMQ_MAX_BLOCK };
 typedef uint8_t *llmq_pack_chunk(const void *how, const float *src, const float *weight, int64_t n, uint8_t *dst);
 llmq_status llmq_quantize_chunks(llmq_pack_chunk *pack, const void *how, int64_t chunk, const float *src, void *dst, int64_t n,
                                  const float *weight);

@@ -9,7 +9,7 @@
 
 #include "formats/codec.h"
 
-enum { SS_LANES = 16, SS_MAX_STARTS = 29 };
+enum { SS_LANES = 16, SS_CHUNKS = 2, SS_MAX_STARTS = 29 };
 
 typedef struct ss_shape {
     int32_t n;                  /* weights per block */
@@ -58,9 +58,9 @@ typedef struct ss_fit {
     float d[SS_LANES], m[SS_LANES];
 } ss_fit;
 
-/* A slot of the kernel table; every instruction set gives the same result. src: SS_LANES blocks of finite weights; weight: their
- * importances, or NULL. */
-typedef void ss_body(const ss_shape *, const float *src, const float *weight, ss_fit *out);
+/* A slot of the kernel table; every instruction set gives the same result. src: `chunks` (1..SS_CHUNKS) times SS_LANES blocks of finite
+ * weights; weight: their importances, or NULL; out: a fit for each chunk. */
+typedef void ss_body(const ss_shape *, const float *src, const float *weight, int chunks, ss_fit *out);
 
 /* The quantize of a type: search, then pack each block of `bytes` from its lane of a fit. */
 typedef void ss_pack(const ss_fit *, int lane, uint8_t *block); /* lane: the first of the block's parts */

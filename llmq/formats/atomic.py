@@ -101,21 +101,34 @@ class AtomicFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`. Raises OSError (ENOSPC, EIO, …)."""
+        self.put(self.take(len(data)), data)
+        self.settle(self.size)
+
+    def take(self, n: int) -> int:
+        """Set the next n bytes aside and return where they begin, for `put` from any thread, in any order."""
+        offset = self.size
+        self.size += n
+        return offset
+
+    def put(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data` where `take` said. Raises OSError."""
         left = memoryview(data).cast("B")
         while left:
             try:
-                done = os.write(self._fd, left[: 1 << 26])
+                done = os.pwrite(self._fd, left[: 1 << 26], offset)
             except OSError as error:
                 error.filename = os.fspath(self.path)
                 raise
-            left = left[done:]
-            self.size += done
-            if self.size - self._begun >= _BEHIND and hasattr(os, "posix_fadvise"):
-                # Pages that are not written yet are not dropped by this; Linux begins to write them.
-                os.posix_fadvise(self._fd, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
-                if self._old >= 0:  # what is about to go makes room in memory for what comes
-                    os.posix_fadvise(self._old, self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
-                self._begun = self.size
+            left, offset = left[done:], offset + done
+
+    def settle(self, end: int) -> None:
+        """To be told now and then that all bytes before `end` are there."""
+        if end - self._begun >= _BEHIND and hasattr(os, "posix_fadvise"):
+            # Pages that are not written yet are not dropped by this; Linux begins to write them.
+            os.posix_fadvise(self._fd, self._begun, end - self._begun, os.POSIX_FADV_DONTNEED)
+            if self._old >= 0:  # what is about to go makes room in memory for what comes
+                os.posix_fadvise(self._old, self._begun, end - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = end
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

@@ -1,7 +1,7 @@
 """Writing GGUF version 3: the same input gives the same bytes, and the file appears whole or not at all.
 
 The layout is drawn in gguf_reader.py. Tensors are announced first (names, shapes and types fix every offset), then their bytes
-follow in that order, in pieces of any size.
+follow in that order, in pieces of any size, which several threads may write at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmq.formats.gguf_reader import DEFAULT_ALIGNMENT, MAX_NAME
 from llmq.formats.values import encode_string, encode_value, type_of_value
 from llmq.quant.types import QuantType
 
-__all__ = ["GGUFWriter", "TensorInfo"]
+__all__ = ["GGUFWriter", "Slot", "TensorInfo"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TensorInfo:
 
 class GGUFWriter:
     """`with GGUFWriter(path, metadata, infos) as w:` then, for each info in order, `w.write(data)` until its bytes are
-    complete.
+    complete; or with `w.slot(n)`, which another thread may fill, until
+    all are `done`, in the order in which they were asked for.
 
     `metadata` keeps its order; `types` gives the GGUF value type of keys that came from a GGUF file. general.alignment is
     honoured. Raises ValueError for a value, name or amount of data that does not fit, OSError from the disk; then no file is
@@ -65,6 +66,7 @@ class GGUFWriter:
         self._head = header + bytes(-len(header) % alignment)
         self._index = 0  # of the tensor being written
         self._left = self._infos[0].nbytes if self._infos else 0
+        self._open = 0  # slots that are not done
 
     @property
     def total_bytes(self) -> int:
@@ -72,8 +74,8 @@ class GGUFWriter:
         return len(self._head) + sum(self._padded(info) for info in self._infos)
 
     @property
-    def complete(self) -> bool:
-        """Whether every tensor has its bytes."""
+    def full(self) -> bool:
+        """Whether every byte of the tensors has its slot."""
         return self._index >= len(self._infos)
 
     @property
@@ -114,21 +116,51 @@ class GGUFWriter:
 
     def write(self, data: npt.NDArray[np.generic] | bytes) -> None:
         """The next bytes of the current tensor; a piece does not reach into the next tensor."""
-        view = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        if self._index >= len(self._infos) or len(view) > self._left:
-            raise ValueError(f"{len(view)} bytes are more than what is left of tensor {self._index} of {len(self._infos)}")
-        self._file.write(view)
-        self._left -= len(view)
+        slot = self.slot(data.nbytes if isinstance(data, np.ndarray) else len(data))
+        slot.write(data)
+        slot.done()
+
+    def slot(self, n: int) -> Slot:
+        """Where the next n bytes of the current tensor go."""
+        if self._index >= len(self._infos) or n > self._left:
+            raise ValueError(f"{n} bytes are more than what is left of tensor {self._index} of {len(self._infos)}")
+        begin = self._file.take(n)
+        self._open += 1
+        self._left -= n
         while self._left == 0 and self._index < len(self._infos):
             info = self._infos[self._index]
-            self._file.write(bytes(self._padded(info) - info.nbytes))
+            padding = bytes(self._padded(info) - info.nbytes)
+            self._file.put(self._file.take(len(padding)), padding)
             self._index += 1
             self._left = self._infos[self._index].nbytes if self._index < len(self._infos) else 0
+        return Slot(self, begin, begin + n)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and not self.complete:
+        if kind is None and not (self.full and self._open == 0):
             kind = ValueError
-            error = ValueError(f"tensor {self._infos[self._index].name!r} is not complete: {self._left} bytes are missing")
+            what = "the tensors are" if self.full else f"tensor {self._infos[self._index].name!r} is"
+            error = ValueError(f"{what} not complete: {self._left} bytes are missing, {self._open} slots were not filled")
             self._file.__exit__(kind, error, trace)
             raise error
         self._file.__exit__(kind, error, trace)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Bytes begin to end of a file that is being written; they belong to one tensor."""
+
+    writer: GGUFWriter
+    begin: int
+    end: int
+
+    def write(self, data: npt.NDArray[np.generic] | bytes) -> None:
+        """Fill it, from any thread. Raises OSError from the disk."""
+        view = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        if len(view) != self.end - self.begin:
+            raise ValueError(f"{len(view)} bytes for a slot of {self.end - self.begin}")
+        self.writer._file.put(self.begin, view)
+
+    def done(self) -> None:
+        """It is filled, and so are all before it: for the thread that asked for it."""
+        self.writer._open -= 1
+        self.writer._file.settle(self.end)

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-import numpy.typing as npt
-
 from llmq.errors import FormatError, TruncatedError, quoted, some_of
 from llmq.formats.checkpoint import Checkpoint, MetaValue
 from llmq.formats.gguf_reader import read_gguf
-from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
+from llmq.formats.gguf_writer import GGUFWriter, Slot, TensorInfo
 
 __all__ = ["SplitLimit", "open_gguf", "open_writer"]
 
@@ -195,11 +192,11 @@ class SplitWriter:
             raise
         return self
 
-    def write(self, data: npt.NDArray[np.generic] | bytes) -> None:
-        """The next bytes of the current tensor."""
-        while self._writers[self._index].complete and self._index + 1 < len(self._writers):
+    def slot(self, n: int) -> Slot:
+        """Where the next n bytes of the current tensor go."""
+        while self._writers[self._index].full and self._index + 1 < len(self._writers):
             self._index += 1
-        self._writers[self._index].write(data)
+        return self._writers[self._index].slot(n)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         published: list[Path] = []

@@ -1,8 +1,8 @@
 """Quantizing a model: a folder or GGUF in, a GGUF out, tensor by tensor, on all cores, in bounded memory.
 
-Every tensor is cut into pieces of whole rows, at most `_PIECE` weights. Workers convert pieces (one C call each, without the
-GIL); the calling thread hands them out a few ahead and writes the results in order. A piece depends on nothing but its rows, so
-the file is the same for any number of threads.
+Every tensor is cut into pieces of whole rows, at most `_PIECE` weights. Workers read, convert (one C call each, without the
+GIL) and write them, each to its slot of the file; the calling thread hands pieces out a few ahead. A piece depends on nothing
+but its rows, so the file is the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmq.cpu import usable_cores
 from llmq.errors import Cancelled, FormatError, OutOfMemoryError, UnsupportedQuantError, quoted
 from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint, MetaValue, Packed, Tensor
-from llmq.formats.gguf_writer import GGUFWriter, TensorInfo
+from llmq.formats.gguf_writer import GGUFWriter, Slot, TensorInfo
 from llmq.formats.huggingface import tensor_order
 from llmq.formats.split import SplitLimit, SplitWriter, open_writer
 from llmq.quant.imatrix import Imatrix, read_imatrix
@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total), here ("quantize", bytes read, bytes in all); returning False cancels."""
 
 _PIECE = 1 << 20  # weights: handing out costs little beside them, and a cancel still acts soon
-_AHEAD = 4  # pieces per thread that are converted or wait to be written
+_AHEAD = 4  # pieces per thread that are handed out: none waits for the thread that hands them out
 _QUANTIZATION_VERSION = 2
 
 
@@ -65,7 +65,24 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What a worker hands back."""
+    """Rows of a tensor: its bytes begin to end, how many they become, and the call that converts them."""
+
+    job: _Job
+    begin: int
+    end: int
+    nbytes: int
+    convert: Callable[[], _Converted]
+
+    def write(self, slot: Slot) -> _Converted:
+        """Convert and write them; what is left to know."""
+        converted = self.convert()
+        slot.write(converted.data)
+        return replace(converted, data=_NOTHING)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """The bytes, perhaps in memory that the worker uses again, and the sums of which a report is made."""
 
     data: npt.NDArray[np.uint8]
     error: float
@@ -102,7 +119,7 @@ def quantize_model(
     allow_requantize    take weights that are quantized already (the errors add up); needed neither for float types nor for
                     the types that take a packed matrix as it is
     n_threads       default: the cores this process may use
-    max_memory      bytes for buffers; default: what n_threads need, at most 20 MiB each
+    max_memory      bytes for buffers; default: what n_threads need, about 8 MiB each
     split_max_size, split_max_tensors    write NAME-00001-of-0000N.gguf and so on, each with at most so many bytes of tensors
                     (a number, or such as "2G": powers of 1000) or so many tensors; without them one file, of split ones too
     dry_run         plan and report, write nothing
@@ -253,7 +270,7 @@ def _check_space(dst: str | os.PathLike[str], needed: int) -> None:
         )
 
 
-def _report(job: _Job, pieces: list[_Piece] | None) -> TensorReport:
+def _report(job: _Job, pieces: list[_Converted] | None) -> TensorReport:
     tensor = job.tensor
     source_bytes = tensor.nbytes if tensor.packed is None else tensor.packed.nbytes
     report = TensorReport(tensor.name, tensor.shape, _source_type(tensor), job.type.name, source_bytes, job.info.nbytes)
@@ -267,7 +284,7 @@ def _report(job: _Job, pieces: list[_Piece] | None) -> TensorReport:
 
 
 class _Run:
-    """The conversion of all jobs: pieces out to the workers, results in order to the writer."""
+    """The conversion of all jobs: pieces out to the workers, results to their places in the file."""
 
     def __init__(self, jobs: list[_Job], n_threads: int, max_memory: int | None, progress: Progress | None) -> None:
         self.jobs = jobs
@@ -280,13 +297,12 @@ class _Run:
             self._fit(max_memory)
 
     def _fit(self, max_memory: int) -> None:
-        # A waiting piece holds its bytes of the new type (at most 4 per weight), one in work those of the old type and two rows
-        # of float32 as well.
+        # A thread holds a piece in the old and the new type, each at most 4 bytes per weight, and two rows of float32.
         columns = max((job.tensor.shape[-1] for job in self.jobs), default=1)
-        pieces, rows = self.ahead + self.n_threads, self.n_threads * columns * 8
-        while self.piece > columns and pieces * self.piece * 4 + rows > max_memory:
+        rows = self.n_threads * columns * 8
+        while self.piece > columns and self.n_threads * self.piece * 8 + rows > max_memory:
             self.piece //= 2
-        least = pieces * columns * 4 + rows
+        least = self.n_threads * columns * 8 + rows
         if least > max_memory:
             raise OutOfMemoryError("quantizing with max_memory", required=least, available=max_memory)
 
@@ -296,37 +312,37 @@ class _Run:
         done = 0
         self._tell(0)
         with ThreadPoolExecutor(self.n_threads, "llmq-quantize") as pool:
-            waiting: deque[tuple[_Job, int, int, Future[_Piece]]] = deque()
-            pieces: list[_Piece] = []
+            waiting: deque[tuple[_Piece, Slot, Future[_Converted]]] = deque()
+            converted: list[_Converted] = []
 
-            def write_next() -> None:
-                nonlocal done, pieces
-                job, begin, end, future = waiting.popleft()
-                piece = future.result()
-                writer.write(piece.data)
-                job.tensor.release(begin, end)
-                pieces.append(replace(piece, data=_NOTHING))
-                done += end - begin
-                if end == job.tensor.nbytes:
-                    reports.append(_report(job, pieces))
-                    pieces = []
+            def finish_next() -> None:
+                nonlocal done, converted
+                piece, slot, future = waiting.popleft()
+                converted.append(future.result())
+                slot.done()
+                tensor = piece.job.tensor
+                tensor.release(piece.begin, piece.end)
+                done += piece.end - piece.begin
+                if piece.end == tensor.nbytes:
+                    reports.append(_report(piece.job, converted))
+                    converted = []
                 self._tell(done)
 
             try:
-                for job, begin, end, work in self._work():
+                for piece in self._pieces():
                     while len(waiting) >= self.ahead:
-                        write_next()
-                    waiting.append((job, begin, end, pool.submit(work)))
+                        finish_next()
+                    slot = writer.slot(piece.nbytes)
+                    waiting.append((piece, slot, pool.submit(piece.write, slot)))
                 while waiting:
-                    write_next()
+                    finish_next()
             except BaseException:
                 for *_, future in waiting:
                     future.cancel()
                 raise
         return reports
 
-    def _work(self) -> Iterator[tuple[_Job, int, int, Callable[[], _Piece]]]:
-        """Every piece: its job, its bytes of the tensor (begin, end), and the call that converts it."""
+    def _pieces(self) -> Iterator[_Piece]:
         for job in self.jobs:
             tensor = job.tensor
             read = tensor.fill if job.type is not tensor.type and tensor.packed is None and tensor.source is not None else None
@@ -341,11 +357,12 @@ class _Run:
                     first, last = matrix * rows + row, matrix * rows + min(row + step, rows)
                     begin, end = first * row_bytes, last * row_bytes
                     if read is not None:
-                        yield job, begin, end, partial(_read_and_encode, job, read, slice(begin, end), first, importance)
+                        convert = partial(_read_and_encode, job, read, slice(begin, end), first, importance)
                     elif tensor.packed is None:
-                        yield job, begin, end, partial(_convert, job, raw[begin:end], first, importance)
+                        convert = partial(_convert, job, raw[begin:end], first, importance)
                     else:
-                        yield job, begin, end, partial(_convert_packed, job, tensor.packed, first, last, importance)
+                        convert = partial(_convert_packed, job, tensor.packed, first, last, importance)
+                    yield _Piece(job, begin, end, (last - first) * job.type.nbytes(columns), convert)
 
     def _tell(self, done: int) -> None:
         if self.progress is not None and self.progress("quantize", done, self.total) is False:
@@ -355,17 +372,26 @@ class _Run:
 _NOTHING = np.zeros(0, np.uint8)
 
 
-def _convert(job: _Job, raw: npt.NDArray[np.uint8], first: int, importance: npt.NDArray[np.float32] | None) -> _Piece:
+def _convert(job: _Job, raw: npt.NDArray[np.uint8], first: int, importance: npt.NDArray[np.float32] | None) -> _Converted:
     """Convert the rows in `raw`, which begin at row `first` of the tensor."""
     tensor = job.tensor
     if job.type is tensor.type:
         if not _native.check_blocks(int(tensor.type), raw):
             raise FormatError(f"tensor {quoted(tensor.name)} holds NaN or infinity", path=tensor.path, offset=tensor.offset)
-        return _Piece(raw, 0.0, 0.0)
+        return _Converted(raw, 0.0, 0.0)
     return _encode(job, tensor.type, raw, first, importance)
 
 
-_mine = threading.local()  # bytes: of the worker, for what it reads
+_mine = threading.local()  # old, new: bytes of the worker, used again and again
+
+
+def _room(which: str, size: int) -> npt.NDArray[np.uint8]:
+    """`size` bytes of the worker's own: still in its cache, and without the page faults of new memory."""
+    room: npt.NDArray[np.uint8] = getattr(_mine, which, _NOTHING)
+    if room.size < size:
+        room = np.empty(size, np.uint8)
+        setattr(_mine, which, room)
+    return room[:size]
 
 
 def _read_and_encode(
@@ -374,20 +400,16 @@ def _read_and_encode(
     part: slice,
     first: int,
     importance: npt.NDArray[np.float32] | None,
-) -> _Piece:
-    """Convert these bytes of the tensor. Read into memory that is used again and again they are still in the cache when they
-    are converted; through the mapping each page costs a fault."""
-    room, size = getattr(_mine, "bytes", _NOTHING), part.stop - part.start
-    if room.size < size:
-        room = _mine.bytes = np.empty(size, np.uint8)
-    raw = room[:size]
+) -> _Converted:
+    """Convert these bytes of the tensor, read past the mapping, through which each page costs a fault."""
+    raw = _room("old", part.stop - part.start)
     read(part.start, raw)
     return _encode(job, job.tensor.type, raw, first, importance)
 
 
 def _convert_packed(
     job: _Job, packed: Packed, first: int, last: int, importance: npt.NDArray[np.float32] | None
-) -> _Piece:
+) -> _Converted:
     """Convert the rows first to last of a packed matrix: as they are where the type takes them, else from their values."""
     values = packed.values(first, last)
     if job.type not in packed.forms:
@@ -395,20 +417,20 @@ def _convert_packed(
     data = packed.blocks(job.type, first, last)
     difference = values - dequantize(data, job.type, values.shape)
     squares = [float(np.square(x, dtype=np.float64).sum()) for x in (difference, values)]
-    return _Piece(data, *squares)
+    return _Converted(data, *squares)
 
 
 def _encode(
     job: _Job, source: QuantType, raw: npt.NDArray[np.uint8], first: int, importance: npt.NDArray[np.float32] | None
-) -> _Piece:
+) -> _Converted:
     """Convert rows of type `source`, the first of which is row `first` of the tensor."""
     tensor, columns = job.tensor, job.tensor.shape[-1]
     n = raw.size // source.block_bytes * source.block
-    out = np.empty(job.type.nbytes(n), np.uint8)
+    out = _room("new", job.type.nbytes(n))
     error, square, bad = _native.convert_rows(int(source), raw, int(job.type), out, columns, importance)
     if bad >= 0:
         where = tuple(map(int, np.unravel_index(first * columns + bad, tensor.shape)))
         raise FormatError(
             f"tensor {quoted(tensor.name)} holds NaN or infinity at {where}", path=tensor.path, offset=tensor.offset
         )
-    return _Piece(out, error, square)
+    return _Converted(out, error, square)
