@@ -116,8 +116,8 @@ Pieces = Iterator[tuple[int, npt.NDArray[np.float32]]]
 def _side_by_side(
     ps: Pieces, qs: Pieces, p_first: bool
 ) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
-    """The logits of the same positions, of two models that may cut them otherwise: (position, P's, Q's). Each model is held from
-    its first piece on: all threads must take two of them in the same order."""
+    """The logits of the same positions, of two models that may cut them otherwise: (position, P's, Q's). Each model is held
+    from its first piece on: all threads must take two of them in the same order."""
     if not p_first:
         _, q = next(qs)
     start, p = next(ps)
