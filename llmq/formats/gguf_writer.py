@@ -41,8 +41,7 @@ class TensorInfo:
 
 class GGUFWriter:
     """`with GGUFWriter(path, metadata, infos) as w:` then, for each info in order, `w.write(data)` until its bytes are
-    complete; or with `w.slot(n)`, which another thread may fill, until
-    all are `done`, in the order in which they were asked for.
+    complete; or `w.slot(n)` in its place, which any thread may fill, each `done` in the order in which it was asked for.
 
     `metadata` keeps its order; `types` gives the GGUF value type of keys that came from a GGUF file. general.alignment is
     honoured. Raises ValueError for a value, name or amount of data that does not fit, OSError from the disk; then no file is
