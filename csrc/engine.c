@@ -13,6 +13,7 @@
 #include "ops/attention.h"
 #include "ops/moe.h"
 #include "ops/recurrent.h"
+#include "ops/turns.h"
 
 enum {
     OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
@@ -26,15 +27,11 @@ typedef struct {
     int64_t bytes;
 } block;
 
-typedef struct { /* strips taken of one matmul; a cache line each */
-    _Alignas(64) int64_t next;
-} counter;
-
 struct llmq_engine {
     llmq_op *ops;
     llmq_value *values;
     llmq_weight *weights;
-    counter *strips;                                  /* by op */
+    uint64_t *taken;                                  /* strips of matmuls: taken_of() */
     llmq_phase *phases;                               /* by span; then one for packing */
     int32_t n_ops, n_weights, result, n_batch;
     llmq_plan plan;
@@ -263,23 +260,26 @@ static void prepare_input(llmq_engine *e, const llmq_span *span, int64_t piece, 
     }
 }
 
+/* Of the matmul, or the first of several that run as one, op i: a word per thread, and no line for two ops. */
+static int64_t taken_words(const llmq_pool *pool) { return (llmq_pool_threads(pool) + LLMQ_TAKEN_LINE - 1) / LLMQ_TAKEN_LINE * LLMQ_TAKEN_LINE; }
+static uint64_t *taken_of(llmq_engine *e, int32_t i) { return e->taken + i * taken_words(e->pool); }
+
 static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int tid, int nth) {
     const int32_t a = e->ops[span->first].a;
     const int64_t m = rows_of(&e->batch, span);
     const int alone = goes_alone(e, matrix(e, span, 0), m);
     int64_t offsets[LLMQ_MAX_GROUP];
-    int prepared = -1;
     if (!alone) place_inputs(e, span, m, offsets);
-    for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) {
-        const llmq_op *op = &e->ops[span->first + i];
+    for (int32_t i = 0, n; i < span->n && !is_cancelled(e); i += n) {
+        llmq_product products[LLMQ_MAX_GROUP]; /* neighbours of one kind */
         const llmq_packed *w = matrix(e, span, i);
-        const float *bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL;
-        if (alone && prepared != llmq_matmul_kind(w, m)) {
-            llmq_matmul_prepare(w, value(e, a), m, width(e, a), own, 0, 1);
-            prepared = llmq_matmul_kind(w, m);
+        for (n = 0; i + n < span->n && llmq_matmul_kind(matrix(e, span, i + n), m) == llmq_matmul_kind(w, m); n++) {
+            const llmq_op *op = &e->ops[span->first + i + n];
+            products[n] = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
+                                         .out = value(e, op->out), .ldo = width(e, op->out)};
         }
-        llmq_matmul_run(w, 0, bias, value(e, a), m, width(e, a), alone ? own : e->shared.data + offsets[i], value(e, op->out),
-                        width(e, op->out), &e->strips[span->first + i].next, tid, nth);
+        if (alone) llmq_matmul_prepare(w, value(e, a), m, width(e, a), own, 0, 1);
+        llmq_matmul_run(products, n, value(e, a), m, width(e, a), alone ? own : e->shared.data + offsets[i], taken_of(e, span->first + i), tid, nth);
     }
 }
 
@@ -304,7 +304,7 @@ static void recur(llmq_engine *e, const llmq_span *span, int64_t *next, int nth)
     llmq_recurrent_run(&x, nth);
 }
 
-static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int nth) {
+static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int tid, int nth) {
     for (int32_t i = span->first; i < span->first + span->n && !is_cancelled(e); i++) {
         const llmq_op *op = &e->ops[i];
         llmq_experts x = experts_of(e, op, rows_of(&e->batch, span));
@@ -312,7 +312,7 @@ static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int
         x.out = value(e, op->out);
         x.choice = op->b >= 0 ? value(e, op->b) : NULL;
         x.choice_width = op->b >= 0 ? width(e, op->b) : 0;
-        llmq_experts_run(&x, own, &e->strips[i].next, nth);
+        llmq_experts_run(&x, own, taken_of(e, i), tid, nth);
     }
 }
 
@@ -329,7 +329,7 @@ static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
     } else if (span->kind == LLMQ_RECURRENT) {
         recur(e, span, next, nth);
     } else if (span->kind == LLMQ_EXPERTS) {
-        run_experts(e, span, own, nth);
+        run_experts(e, span, own, tid, nth);
     } else {
         for (int64_t piece; (piece = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < pieces;)
             (span->kind == LLMQ_PREPARE ? prepare_input : carry_rows)(e, span, piece, pieces);
@@ -359,9 +359,8 @@ llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops
     e->ops = malloc(((size_t)n_ops + 1) * sizeof *ops);
     e->values = malloc(((size_t)n_values + 1) * sizeof *values);
     e->weights = calloc((size_t)n_weights + 1, sizeof *e->weights);
-    e->strips = aligned_alloc(64, ((size_t)n_ops + 1) * sizeof *e->strips);
     llmq_kv_slot *slots = calloc((size_t)n_ops + 1, sizeof *slots);
-    if (e->ops != NULL && e->values != NULL && e->weights != NULL && e->strips != NULL && slots != NULL) {
+    if (e->ops != NULL && e->values != NULL && e->weights != NULL && slots != NULL) {
         memcpy(e->ops, ops, (size_t)n_ops * sizeof *ops);
         memcpy(e->values, values, (size_t)n_values * sizeof *values);
         for (int32_t i = 0; i < n_ops; i++)
@@ -374,6 +373,8 @@ llmq_status llmq_engine_new(llmq_engine **out, const llmq_op *ops, int32_t n_ops
         if (status == LLMQ_OK) status = llmq_plan_make(&e->plan, e->ops, n_ops, e->values, n_values, result);
         if (status == LLMQ_OK && (e->phases = phases_new(e->plan.n_spans + 1)) == NULL) status = LLMQ_ERR_NOMEM;
         if (status == LLMQ_OK && (e->pool = llmq_pool_new(n_threads)) == NULL) status = LLMQ_ERR_NOMEM;
+        if (status == LLMQ_OK) e->taken = aligned_alloc(64, (size_t)(n_ops * taken_words(e->pool)) * sizeof *e->taken);
+        if (status == LLMQ_OK && e->taken == NULL) status = LLMQ_ERR_NOMEM;
     }
     free(slots);
     if (status == LLMQ_OK)
@@ -394,7 +395,7 @@ void llmq_engine_free(llmq_engine *e) {
     free(e->ops);
     free(e->values);
     free(e->weights);
-    free(e->strips);
+    free(e->taken);
     free(e->phases);
     free(e);
 }
@@ -484,8 +485,8 @@ llmq_status llmq_engine_prepare(llmq_engine *e, const llmq_batch *b) {
 }
 
 /* Atomic, because llmq_engine_cancel comes from another thread than llmq_engine_run. */
-static void set_strips(llmq_engine *e, int64_t next) {
-    for (int32_t i = 0; i < e->n_ops; i++) __atomic_store_n(&e->strips[i].next, next, __ATOMIC_RELAXED);
+static void set_taken(llmq_engine *e, uint64_t taken) {
+    for (int64_t i = 0; i < e->n_ops * taken_words(e->pool); i++) __atomic_store_n(&e->taken[i], taken, __ATOMIC_RELAXED);
 }
 
 /* Too little for several threads: one row, which cannot be shared, or less than a phase costs. */
@@ -525,7 +526,7 @@ llmq_status llmq_engine_run(llmq_engine *e, const llmq_batch *b, uint32_t parts,
         e->out = wanted == e->result ? rows : NULL;
         e->groups = llmq_batch_groups(&e->batch, index_of(e) + n);
         memset(e->arrived, 0, sizeof e->arrived);
-        set_strips(e, 0);
+        set_taken(e, 0);
         set_modes(e, parts);
         if (atomic_load(&e->cancelled)) return LLMQ_ERR_CANCELLED;
         llmq_pool_run(e->pool, e->phases, e->plan.n_spans, work, e);
@@ -552,6 +553,6 @@ void llmq_engine_arm(llmq_engine *e) { atomic_store(&e->cancelled, 0); }
 
 void llmq_engine_cancel(llmq_engine *e) {
     atomic_store(&e->cancelled, 1);
-    set_strips(e, INT64_MAX / 2);
+    set_taken(e, LLMQ_ALL_TAKEN);
     for (int32_t i = 0; i < e->plan.n_spans; i++) __atomic_store_n(&e->phases[i].next, INT64_MAX / 2, __ATOMIC_RELAXED);
 }

@@ -153,12 +153,20 @@ void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *ds
 
 /* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two phases: all shares tid of nth of prepare, which converts the activations (8-bit
  * integers, or bf16 tiles, as the path for (type, m, ISA) wants them) into scratch; then run by any of nth threads, which takes strips
- * from *next (an atomic counter that is 0 at the start) until none is left. */
+ * in turns until none is left. Run takes several products of one x, of equal kinds, as if their strips were those of one matrix.
+ * taken: [nth], 0 at the start, to be used with atomic operations. */
+typedef struct llmq_product {
+    const llmq_packed *w;
+    int64_t expert;
+    const float *bias;                  /* [w->n], or NULL */
+    float *out;
+    int64_t ldo;
+} llmq_product;
 int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth);  /* bytes of 64-byte aligned scratch */
 int llmq_matmul_kind(const llmq_packed *, int64_t m);                  /* equal kinds and equal k share one prepared x */
 void llmq_matmul_prepare(const llmq_packed *, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth);
-void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
-                     float *out, int64_t ldo, int64_t *next, int tid, int nth);
+void llmq_matmul_run(const llmq_product *, int32_t n, const float *x, int64_t m, int64_t ldx, void *scratch, uint64_t *taken, int tid,
+                     int nth);
 
 /* ---- memory (csrc/bandwidth.c) ----------------------------------------------------------------------------------------- */
 

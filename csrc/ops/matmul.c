@@ -1,4 +1,4 @@
-/* matmul.c: out[m][ldo] = x[m][ldx] . W^T (+ bias), shared out over the threads of a pool.
+/* matmul.c: out[m][ldo] = x[m][ldx] . W^T (+ bias), for several W at once, shared out over the threads of a pool.
  *
  * Four kinds of prepared activations, chosen from the weight's type, the number of rows and the level in use:
  *
@@ -8,8 +8,8 @@
  *     X8_256  the same with one scale per 256: types whose block is 256 (llmq_x8_width)
  *     TILES   m >= TILES_FROM: bf16 tiles; F16 and BF16 at levels with products of bf16, quantized types at those with a tile unit
  *
- * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken from the shared counter in
- * turns: a thread walks those of a turn for a block of rows of x small enough to stay in its L2 cache while they pass.
+ * Scratch is one block, 64-byte aligned: the prepared x, then one part per thread. Strips are taken in turns (turns.h):
+ * a thread walks those of a turn for a block of rows of x small enough to stay in its L2 cache while they pass.
  * FLOATS and both X8 give every element of out the same value for any m, turns and number of threads. */
 #include "ops/matmul.h"
 
@@ -101,6 +101,8 @@ void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_
 
 /* ---- run ---------------------------------------------------------------------------------------------------------------- */
 
+static const uint8_t *strip_at(const llmq_product *p, int64_t i) { return p->w->data + (p->expert * p->w->strips + i) * p->w->strip_bytes; }
+
 typedef struct job {
     const llmq_packed *w;
     const uint8_t *strips;      /* of the expert */
@@ -171,37 +173,47 @@ static void run_strips(int kind, const job *j, int64_t first, int64_t last) {
     else for (int64_t s = first, most = tile_strips(j->m); s < last; s += most) run_tiles(j, s, min64(s + most, last));
 }
 
-/* Turns are long: a thread takes its whole share of what is left, if it may. */
-static void run_tile_turns(const job *j, int64_t *next, int nth) {
-    const int64_t strips = j->w->strips, least = max64(2, min64(strips / nth / 2 * 2, TILES_LEAST)), most = tile_strips(j->m);
-    llmq_turn turn = llmq_turn_take(next, strips, least, most, nth);
-    for (; turn.first < turn.end; turn = llmq_turn_take(next, strips, least, most, nth)) run_tiles(j, turn.first, turn.end);
-}
-
 /* A job with its scratch: what was prepared, and `mine`, thread_bytes of it. */
-static job job_of(int kind, const llmq_packed *w, int64_t expert, const float *bias, int64_t m, const void *prepared, uint8_t *mine) {
-    return (job){.w = w, .strips = w->data + expert * w->strips * w->strip_bytes, .bias = bias, .m = m, .prepared = prepared, .panel = mine,
+static job job_of(int kind, const llmq_product *p, int64_t m, const void *prepared, uint8_t *mine) {
+    return (job){.w = p->w, .strips = strip_at(p, 0), .bias = p->bias, .m = m, .prepared = prepared, .panel = mine, .out = p->out, .ldo = p->ldo,
                  .sums = (float *)(void *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL))};
 }
 
-void llmq_matmul_run(const llmq_packed *w, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx, void *scratch,
-                     float *out, int64_t ldo, int64_t *next, int tid, int nth) {
-    const int kind = llmq_matmul_kind(w, m);
-    uint8_t *mine = (uint8_t *)scratch + align64(prepared_bytes(kind, w->k, m)) + tid * align64(thread_bytes(kind, m));
-    job j = job_of(kind, w, expert, bias, m, scratch, mine);
-    j.x = x;
-    j.ldx = ldx;
-    j.out = out;
-    j.ldo = ldo;
+/* Of the strips of several products, one after another: the product that strip *i is of; *i becomes its number there. NULL past the last. */
+static const llmq_product *product_at(const llmq_product *products, int32_t n, int64_t *i) {
+    for (; n > 0 && *i >= products->w->strips; products++, n--) *i -= products->w->strips;
+    return n > 0 ? products : NULL;
+}
+
+static llmq_turns turns_of(int kind, const llmq_product *products, int32_t n, int64_t m, uint64_t *taken, int tid, int nth) {
+    llmq_turns t = {.taken = taken, .least = LLMQ_STRIPS_AT_ONCE, .most = m == 1 ? 16 : 8, .tid = tid, .nth = nth}; /* as many as use x while it is near */
+    for (int32_t i = 0; i < n; i++) t.all += products[i].w->strips;
     if (kind == TILES) {
-        run_tile_turns(&j, next, nth);
-        return;
+        t.least = max64(2, min64(t.all / nth / 2 * 2, TILES_LEAST));
+        t.most = tile_strips(m);
     }
-    const int64_t least = LLMQ_STRIPS_AT_ONCE, most = m == 1 ? 16 : 8; /* many enough to use x while it is near */
-    for (llmq_turn turn = llmq_turn_take(next, w->strips, least, most, 4 * nth), then; turn.first < turn.end; turn = then) {
-        then = llmq_turn_take(next, w->strips, least, most, 4 * nth); /* early, to know what comes */
-        j.ahead = then.first < then.end ? j.strips + then.first * w->strip_bytes : NULL;
-        run_strips(kind, &j, turn.first, turn.end);
+    return t;
+}
+
+void llmq_matmul_run(const llmq_product *products, int32_t n, const float *x, int64_t m, int64_t ldx, void *scratch, uint64_t *taken, int tid,
+                     int nth) {
+    const int kind = llmq_matmul_kind(products->w, m);
+    const llmq_turns turns = turns_of(kind, products, n, m, taken, tid, nth);
+    uint8_t *mine = (uint8_t *)scratch + align64(prepared_bytes(kind, products->w->k, m)) + tid * align64(thread_bytes(kind, m));
+    for (llmq_turn turn = llmq_turns_take(&turns), then; turn.first < turn.end; turn = then) {
+        then = llmq_turns_take(&turns); /* early, to know what comes */
+        for (int64_t at = turn.first, count; at < turn.end; at += count) {
+            int64_t first = at;
+            const llmq_product *p = product_at(products, n, &first);
+            count = min64(turn.end - at, p->w->strips - first);
+            int64_t next = at + count < turn.end ? at + count : then.first < then.end ? then.first : turns.all;
+            const llmq_product *after = product_at(products, n, &next);
+            job j = job_of(kind, p, m, scratch, mine);
+            j.ahead = after ? strip_at(after, next) : NULL;
+            j.x = x;
+            j.ldx = ldx;
+            run_strips(kind, &j, first, first + count);
+        }
     }
 }
 
@@ -236,15 +248,13 @@ void llmq_gathered_prepare(const llmq_packed *w, const float *x, int64_t ldx, co
     }
 }
 
-void llmq_gathered_run(const llmq_packed *w, int64_t expert, const float *bias, const int32_t *rows, int64_t m, void *scratch, float *out,
-                       int64_t ldo, int64_t first, int64_t last, const uint8_t *ahead) {
-    const int kind = llmq_matmul_kind(w, m);
-    job j = job_of(kind, w, expert, bias, m, scratch, (uint8_t *)scratch + gathered_prepared(kind, w->k, m));
+void llmq_gathered_run(const llmq_product *p, const int32_t *rows, int64_t m, void *scratch, int64_t first, int64_t last,
+                       const uint8_t *ahead) {
+    const int kind = llmq_matmul_kind(p->w, m);
+    job j = job_of(kind, p, m, scratch, (uint8_t *)scratch + gathered_prepared(kind, p->w->k, m));
     j.x = scratch; /* of FLOATS */
-    j.ldx = w->k;
+    j.ldx = p->w->k;
     j.rows = rows;
     j.ahead = ahead;
-    j.out = out;
-    j.ldo = ldo;
     run_strips(kind, &j, first, last);
 }

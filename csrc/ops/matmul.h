@@ -12,9 +12,8 @@ enum { LLMQ_GATHERED = 256 };
 
 int64_t llmq_gathered_scratch(const llmq_packed *, int64_t m); /* bytes, 64-byte aligned, for up to m rows */
 void llmq_gathered_prepare(const llmq_packed *, const float *x, int64_t ldx, const int32_t *rows, int64_t m, void *scratch);
-/* Result t goes to row rows[t] of out; bias: of this expert, or NULL; strips first .. last - 1; ahead: what this thread multiplies
- * after them, or NULL. */
-void llmq_gathered_run(const llmq_packed *, int64_t expert, const float *bias, const int32_t *rows, int64_t m, void *scratch, float *out,
-                       int64_t ldo, int64_t first, int64_t last, const uint8_t *ahead);
+/* Result t goes to row rows[t] of out; strips first .. last - 1; ahead: what this thread multiplies after them, or NULL. */
+void llmq_gathered_run(const llmq_product *, const int32_t *rows, int64_t m, void *scratch, int64_t first, int64_t last,
+                       const uint8_t *ahead);
 
 #endif

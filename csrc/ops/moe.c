@@ -2,7 +2,7 @@
  *
  * EXPERTS multiplies every part (a token and one of its experts) by its expert's matrix. Each thread sorts the parts by expert for itself,
  * a counting sort that costs less than waiting for another thread to do it. The strips of the experts in use stand in one row, expert
- * after expert, and threads take runs of them from a counter: so a matrix is read once for all its tokens, only experts in use are read, and
+ * after expert, and threads take them in turns (turns.h): so a matrix is read once for all its tokens, only experts in use are read, and
  * threads share one large expert as well as many small ones. The thread that takes strips prepares their expert's activations itself.
  *
  * A part's result does not depend on who computes it or what else is in the batch, as far as the matmul's does not (matmul.c). */
@@ -143,8 +143,8 @@ static const uint8_t *strip_in_use(const llmq_experts *x, const sorted *s, int64
 
 /* Strips begin .. end-1 of the u-th expert in use. *ready: the block of its parts whose activations the scratch holds. */
 static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_t begin, int64_t end, const uint8_t *ahead, int64_t *ready) {
-    const int32_t e = s->experts[u];
-    const float *bias = x->bias ? x->bias + (int64_t)e * x->w->n : NULL;
+    const int64_t e = s->experts[u];
+    const llmq_product product = {.w = x->w, .expert = e, .bias = x->bias ? x->bias + e * x->w->n : NULL, .out = x->out, .ldo = x->w->n};
     for (int64_t at = s->first[u]; at < s->first[u + 1]; at += LLMQ_GATHERED) {
         const int64_t left = s->first[u + 1] - at, m = left < LLMQ_GATHERED ? left : LLMQ_GATHERED;
         if (*ready != at) {
@@ -152,20 +152,21 @@ static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_
             llmq_gathered_prepare(x->w, x->x, x->w->k, s->source, m, s->scratch);
             *ready = at;
         }
-        llmq_gathered_run(x->w, e, bias, s->order + at, m, s->scratch, x->out, x->w->n, begin, end, ahead);
+        llmq_gathered_run(&product, s->order + at, m, s->scratch, begin, end, ahead);
     }
 }
 
-void llmq_experts_run(const llmq_experts *x, uint8_t *scratch, int64_t *next, int nth) {
+void llmq_experts_run(const llmq_experts *x, uint8_t *scratch, uint64_t *taken, int tid, int nth) {
     const sorted s = sort_parts(x, scratch);
     const int64_t strips = x->w->strips, all = s.used * strips;
+    const llmq_turns turns = {.taken = taken, .all = all, .least = 1, .most = all, .tid = tid, .nth = nth};
     int64_t ready = -1;
-    for (llmq_turn turn = llmq_turn_take(next, all, 1, all, 4 * nth), then; turn.first < turn.end; turn = then) {
-        then = llmq_turn_take(next, all, 1, all, 4 * nth); /* early, to know what comes */
+    for (llmq_turn turn = llmq_turns_take(&turns), then; turn.first < turn.end; turn = then) {
+        then = llmq_turns_take(&turns); /* early, to know what comes */
         for (int64_t at = turn.first, count; at < turn.end; at += count) {
             const int64_t begin = at % strips, left = turn.end - at;
             count = left < strips - begin ? left : strips - begin;
-            run_expert(x, &s, at / strips, begin, begin + count, strip_in_use(x, &s, at + count < turn.end ? at + count : then.first), &ready);
+            run_expert(x, &s, at / strips, begin, begin + count, strip_in_use(x, &s, at + count < turn.end ? at + count : then.first < then.end ? then.first : all), &ready);
         }
     }
 }

@@ -23,7 +23,7 @@ typedef struct llmq_experts { /* an EXPERTS or HEADS op over a batch */
 
 /* Bytes of scratch that each thread needs, 64-byte aligned. */
 int64_t llmq_experts_scratch(const llmq_experts *);
-/* Every thread of a pool calls it; next: 0 at the start, work is taken from it. */
-void llmq_experts_run(const llmq_experts *, uint8_t *scratch, int64_t *next, int nth);
+/* Every thread of a pool calls it; taken: [nth], 0 at the start. */
+void llmq_experts_run(const llmq_experts *, uint8_t *scratch, uint64_t *taken, int tid, int nth);
 
 #endif

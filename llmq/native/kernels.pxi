@@ -15,14 +15,24 @@ cdef extern from "kernels.h" nogil:
         int64_t n, k, experts, strips, strip_bytes
         uint8_t *data
 
+    ctypedef struct llmq_product:
+        const llmq_packed *w
+        int64_t expert
+        const float *bias
+        float *out
+        int64_t ldo
+
+    enum:
+        LLMQ_MAX_THREADS
+
     llmq_status llmq_pack_plan(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts)
     int llmq_pack(const llmq_packed *, const void *rows, int tid, int nth)
     void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst)
     int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth)
     int llmq_matmul_kind(const llmq_packed *, int64_t m)
     void llmq_matmul_prepare(const llmq_packed *, const float *x, int64_t m, int64_t ldx, void *scratch, int tid, int nth)
-    void llmq_matmul_run(const llmq_packed *, int64_t expert, const float *bias, const float *x, int64_t m, int64_t ldx,
-                         void *scratch, float *out, int64_t ldo, int64_t *next, int tid, int nth)
+    void llmq_matmul_run(const llmq_product *, int32_t n, const float *x, int64_t m, int64_t ldx, void *scratch, uint64_t *taken, int tid,
+                         int nth)
 
     ctypedef struct llmq_pool:
         pass
@@ -119,12 +129,11 @@ cdef class Packed:
 
 
 cdef struct matmul_call:
-    const llmq_packed *w
-    int64_t expert, m, ldx, ldo
-    const float *bias
+    llmq_product product
+    int64_t m, ldx
     const float *x
-    float *out
     void *scratch
+    uint64_t taken[LLMQ_MAX_THREADS]
 
 
 cdef extern from *:
@@ -135,13 +144,13 @@ cdef void matmul_work(void *arg, int phase, int64_t *next, int tid, int nth) noe
     cdef matmul_call *c = <matmul_call *>arg
     cdef int64_t piece
     if phase == 1:
-        llmq_matmul_run(c.w, c.expert, c.bias, c.x, c.m, c.ldx, c.scratch, c.out, c.ldo, next, tid, nth)
+        llmq_matmul_run(&c.product, 1, c.x, c.m, c.ldx, c.scratch, c.taken, tid, nth)
         return
     while True:
         piece = __atomic_fetch_add(next, 1, 0)
         if piece >= nth:
             return
-        llmq_matmul_prepare(c.w, c.x, c.m, c.ldx, c.scratch, <int>piece, nth)
+        llmq_matmul_prepare(c.product.w, c.x, c.m, c.ldx, c.scratch, <int>piece, nth)
 
 
 def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias=None, int64_t expert=0, int n_threads=1, scratch=None):
@@ -161,9 +170,10 @@ def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias
         raise ValueError("matmul: scratch has the wrong size or is not 64-byte aligned")
     cdef matmul_call c
     cdef llmq_phase phases[2]
-    c.w, c.expert, c.m, c.ldx, c.ldo = &w.c, expert, m, x.strides[0] // 4, out.strides[0] // 4
-    c.bias = &bias[0] if bias is not None else NULL
-    c.x, c.out, c.scratch = &x[0, 0], &out[0, 0], &work[0]
+    memset(&c, 0, sizeof(c))
+    c.product.w, c.product.expert, c.product.out, c.product.ldo = &w.c, expert, &out[0, 0], out.strides[0] // 4
+    c.product.bias = &bias[0] if bias is not None else NULL
+    c.m, c.ldx, c.x, c.scratch = m, x.strides[0] // 4, &x[0, 0], &work[0]
     cdef llmq_pool *pool = llmq_pool_new(n_threads)
     if pool == NULL:
         raise MemoryError(f"matmul: no pool of {n_threads} threads")

@@ -46,9 +46,10 @@ static void *memory(int64_t bytes) {
 
 static void multiply(const llmq_packed *w, const float *x, int64_t m, float *out) {
     uint8_t *scratch = memory(llmq_matmul_scratch(w, m, 1) + 64);
-    int64_t next = 0;
+    const llmq_product product = {.w = w, .out = out, .ldo = w->n};
+    uint64_t taken = 0;
     llmq_matmul_prepare(w, x, m, w->k, scratch, 0, 1);
-    llmq_matmul_run(w, 0, NULL, x, m, w->k, scratch, out, w->n, &next, 0, 1);
+    llmq_matmul_run(&product, 1, x, m, w->k, scratch, &taken, 0, 1);
     free(scratch);
 }
 
