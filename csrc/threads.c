@@ -7,7 +7,7 @@
  * processes keep busy. A worker that comes late finds phases that are over and hurries
  * through them; when the caller has gone on to another job meanwhile, the job number tells.
  *
- * Waiting is a bounded spin (SPIN_NS, nothing when there are more threads than cores), then sleep on a condition variable. Who changes a
+ * Waiting is a bounded spin (PHASE_SPIN_NS, JOB_SPIN_NS, nothing when there are more threads than cores), then sleep on a condition variable. Who changes a
  * word that others wait for does so first and looks at `sleepers` afterwards; who goes to sleep counts itself first and looks at
  * the word afterwards. In sequentially consistent order at least one of them sees the other, so no wake-up is lost.
  *
@@ -24,7 +24,11 @@
 
 #include "llmq.h"
 
-enum { SPIN_NS = 40000, SPIN_STEPS = 64 };
+enum {
+    PHASE_SPIN_NS = 40000,
+    JOB_SPIN_NS = 400000, /* a caller that writes tokens comes back within it: sleepers wake too late for a small model */
+    SPIN_STEPS = 64,
+};
 
 typedef struct {
     llmq_phase *phases;
@@ -35,7 +39,7 @@ typedef struct {
 
 struct llmq_pool {
     int n;                            /* threads, the caller included */
-    int spin_ns;
+    int spins;                        /* 0: there are more threads than cores */
     pid_t pid;                        /* the process the workers live in */
     _Alignas(64) uint32_t announced;  /* number of the job; odd while `next_job` is written */
     int stop;
@@ -92,10 +96,10 @@ static void wake_sleepers(llmq_pool *p) {
 
 typedef int ready_fn(const void *word, uint32_t job_number);
 
-static void wait_until(llmq_pool *p, ready_fn *ready, const void *word, uint32_t number) {
+static void wait_until(llmq_pool *p, int64_t spin_ns, ready_fn *ready, const void *word, uint32_t number) {
     if (ready(word, number)) return;
-    if (p->spin_ns > 0) {
-        const int64_t until = now_ns() + p->spin_ns;
+    if (p->spins) {
+        const int64_t until = now_ns() + spin_ns;
         do {
             for (int i = 0; i < SPIN_STEPS; i++) {
                 if (ready(word, number)) return;
@@ -150,7 +154,7 @@ static void go_through(llmq_pool *p, const job *j, uint32_t number, int tid) {
                 wake_sleepers(p);
             }
         }
-        wait_until(p, is_past, &phase->state, number);
+        wait_until(p, PHASE_SPIN_NS, is_past, &phase->state, number);
     }
 }
 
@@ -167,7 +171,7 @@ static void *work(void *arg) {
     uint32_t seen = 0;
     fpu_set(fpu_mode() | FPU_FLUSH);
     for (;;) {
-        wait_until(p, is_announced, &p->announced, seen);
+        wait_until(p, JOB_SPIN_NS, is_announced, &p->announced, seen);
         const uint32_t number = __atomic_load_n(&p->announced, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&p->stop, __ATOMIC_SEQ_CST)) return NULL; /* set before the last announcement, so looked at after it */
         const job j = {
@@ -211,7 +215,7 @@ static void start_workers(llmq_pool *p) {
     const int wanted = p->n;
     p->pid = getpid();
     p->stop = 0;
-    p->spin_ns = wanted <= usable_cores() ? SPIN_NS : 0;
+    p->spins = wanted <= usable_cores();
     p->announced = 0;
     p->sleepers = 0;
     pthread_mutex_init(&p->lock, NULL);

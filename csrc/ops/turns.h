@@ -34,7 +34,7 @@ static inline llmq_turn llmq_turns_take_from(const llmq_turns *t, int run, int b
     do {
         const int64_t left = llmq_turns_left(t, run, before);
         if (left <= 0) return (llmq_turn){0, 0};
-        count = left / 2 / t->least * t->least;
+        count = left / 4 / t->least * t->least;
         count = count > t->most ? t->most : count < t->least ? t->least : count;
         if (count > left) count = left;
         after = before + ((uint64_t)count << (back ? 32 : 0));
