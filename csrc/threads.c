@@ -7,8 +7,8 @@
  * processes keep busy. A worker that comes late finds phases that are over and hurries
  * through them; when the caller has gone on to another job meanwhile, the job number tells.
  *
- * Waiting is a bounded spin (PHASE_SPIN_NS, JOB_SPIN_NS, nothing when there are more threads than cores), then sleep on a condition variable. Who changes a
- * word that others wait for does so first and looks at `sleepers` afterwards; who goes to sleep counts itself first and looks at
+ * Waiting is a bounded spin (none when there are more threads than cores), then sleep on a condition variable. Who changes a word that
+ * others wait for does so first and looks at `sleepers` afterwards; who goes to sleep counts itself first and looks at
  * the word afterwards. In sequentially consistent order at least one of them sees the other, so no wake-up is lost.
  *
  * After fork() the child has no workers; the first job there starts new ones (the process id tells). Workers block every signal, so
@@ -26,7 +26,7 @@
 
 enum {
     PHASE_SPIN_NS = 40000,
-    JOB_SPIN_NS = 400000, /* a caller that writes tokens comes back within it: sleepers wake too late for a small model */
+    JOB_SPIN_NS = 400000, /* whoever writes tokens comes back within it; sleepers would be late for every one */
     SPIN_STEPS = 64,
 };
 

@@ -31,6 +31,7 @@ from llmq.formats.checkpoint import Checkpoint, Tensor
 from llmq.graph.builder import Graph, Param, Value
 from llmq.graph.passes import freeze
 from llmq.graph.tape import ACTIVATIONS, KINDS, Tape
+from llmq.quant.rows import quantize
 from llmq.quant.types import QuantType
 
 N_VOCAB = 37
@@ -52,9 +53,10 @@ class Builder:
         self.tensors: dict[str, Tensor] = {}
         self.g = Graph(self.tensors)
 
-    def w(self, name: str, *shape: int, spread: float = 1.0) -> Param:
+    def w(self, name: str, *shape: int, spread: float = 1.0, qtype: QuantType = QuantType.F32) -> Param:
         values = self.rng.standard_normal(shape) * (shape[-1] ** -0.5 if len(shape) > 1 else 1) * spread
-        self.tensors[name] = tensor(name, values.astype(np.float32))
+        data = quantize(values.astype(np.float32), qtype)
+        self.tensors[name] = Tensor(name, shape, qtype, lambda: data.reshape(-1))
         return self.g.w(name, shape)
 
     def embed(self, width: int) -> Value:
@@ -302,6 +304,27 @@ def test_any_threads_and_any_batch_give_the_same_bits(
     for n_threads, n_batch in ((1, 37), (2, 512), (3, 100), (8, 1)):
         with NativeEngine(tape, made.tensors, n_threads=n_threads, n_batch=n_batch, kv_type=kv_type) as engine:
             among_others(engine, ids, want, rng, others=70, most=most)
+
+
+def test_matrices_of_one_input_and_many_types(level: str) -> None:
+    """They are multiplied as one where their types let them be: any number of threads gives the same bits."""
+    m = Builder()
+    x = m.embed(256)
+    types = (QuantType.Q4_0, QuantType.Q8_0, QuantType.F16, QuantType.Q4_K, QuantType.Q6_K, QuantType.F32, QuantType.Q4_0)
+    rows = (1, 300, 33, 16, 500, 47, 260)
+    y = None
+    for i, (qtype, n) in enumerate(zip(types, rows, strict=True)):
+        z = m.g.matmul(x, m.w(f"w{i}", n, 256, qtype=qtype))
+        y = z if y is None else m.g.join(y, z, 1, y.width + n)
+    assert y is not None
+    tape = m.tape(y)
+    assert both(m, tape, [1, 3, 40]) < 0.02
+    for n in (1, 5, 40):
+        results = []
+        for n_threads in (1, 2, 3, 16):
+            with NativeEngine(tape, m.tensors, n_threads=n_threads) as engine:
+                results.append(engine.run(batch((engine.new_sequence(), 0, tokens(n)))).tobytes())
+        assert len(set(results)) == 1
 
 
 def test_few_phases(llama: tuple[Checkpoint, Tape]) -> None:

@@ -179,34 +179,34 @@ static job job_of(int kind, const llmq_product *p, int64_t m, const void *prepar
                  .sums = (float *)(void *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL))};
 }
 
-/* Of the strips of several products, one after another: the product that strip *i is of; *i becomes its number there. NULL past the last. */
+/* Which of several products, their strips one after another, strip *i is of; *i becomes its number there. NULL past the last. */
 static const llmq_product *product_at(const llmq_product *products, int32_t n, int64_t *i) {
     for (; n > 0 && *i >= products->w->strips; products++, n--) *i -= products->w->strips;
     return n > 0 ? products : NULL;
 }
 
 static llmq_turns turns_of(int kind, const llmq_product *products, int32_t n, int64_t m, uint64_t *taken, int tid, int nth) {
-    llmq_turns t = {.taken = taken, .least = LLMQ_STRIPS_AT_ONCE, .most = m == 1 ? 16 : 8, .tid = tid, .nth = nth}; /* as many as use x while it is near */
+    llmq_turns t = {.taken = taken, .tid = tid, .nth = nth};
     for (int32_t i = 0; i < n; i++) t.all += products[i].w->strips;
-    if (kind == TILES) {
-        t.least = max64(2, min64(t.all / nth / 2 * 2, TILES_LEAST));
-        t.most = tile_strips(m);
-    }
+    t.parts = kind == TILES ? 2 : 4;
+    t.least = kind == TILES ? max64(2, min64(t.all / nth / 2 * 2, TILES_LEAST)) : LLMQ_STRIPS_AT_ONCE;
+    t.most = kind == TILES ? tile_strips(m) : m == 1 ? 16 : 8; /* many enough to use x while it is near */
     return t;
 }
 
 void llmq_matmul_run(const llmq_product *products, int32_t n, const float *x, int64_t m, int64_t ldx, void *scratch, uint64_t *taken, int tid,
                      int nth) {
-    const int kind = llmq_matmul_kind(products->w, m);
+    const int kind = llmq_matmul_kind(products->w, m), early = kind != TILES; /* to know what comes; tiles take too long for that */
     const llmq_turns turns = turns_of(kind, products, n, m, taken, tid, nth);
     uint8_t *mine = (uint8_t *)scratch + align64(prepared_bytes(kind, products->w->k, m)) + tid * align64(thread_bytes(kind, m));
-    for (llmq_turn turn = llmq_turns_take(&turns), then; turn.first < turn.end; turn = then) {
-        then = llmq_turns_take(&turns); /* early, to know what comes */
+    llmq_turn turn = llmq_turns_take(&turns), then = {turns.all, turns.all};
+    for (; turn.first < turn.end; turn = early ? then : llmq_turns_take(&turns)) {
+        if (early) then = llmq_turns_take(&turns);
         for (int64_t at = turn.first, count; at < turn.end; at += count) {
             int64_t first = at;
             const llmq_product *p = product_at(products, n, &first);
             count = min64(turn.end - at, p->w->strips - first);
-            int64_t next = at + count < turn.end ? at + count : then.first < then.end ? then.first : turns.all;
+            int64_t next = at + count < turn.end ? at + count : then.first;
             const llmq_product *after = product_at(products, n, &next);
             job j = job_of(kind, p, m, scratch, mine);
             j.ahead = after ? strip_at(after, next) : NULL;

@@ -159,14 +159,14 @@ static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_
 void llmq_experts_run(const llmq_experts *x, uint8_t *scratch, uint64_t *taken, int tid, int nth) {
     const sorted s = sort_parts(x, scratch);
     const int64_t strips = x->w->strips, all = s.used * strips;
-    const llmq_turns turns = {.taken = taken, .all = all, .least = 1, .most = all, .tid = tid, .nth = nth};
+    const llmq_turns turns = {.taken = taken, .all = all, .least = 1, .most = all, .parts = 4, .tid = tid, .nth = nth};
     int64_t ready = -1;
     for (llmq_turn turn = llmq_turns_take(&turns), then; turn.first < turn.end; turn = then) {
         then = llmq_turns_take(&turns); /* early, to know what comes */
         for (int64_t at = turn.first, count; at < turn.end; at += count) {
             const int64_t begin = at % strips, left = turn.end - at;
             count = left < strips - begin ? left : strips - begin;
-            run_expert(x, &s, at / strips, begin, begin + count, strip_in_use(x, &s, at + count < turn.end ? at + count : then.first < then.end ? then.first : all), &ready);
+            run_expert(x, &s, at / strips, begin, begin + count, strip_in_use(x, &s, at + count < turn.end ? at + count : then.first), &ready);
         }
     }
 }

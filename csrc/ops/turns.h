@@ -9,17 +9,17 @@
 #include <stdint.h>
 
 typedef struct llmq_turn {
-    int64_t first, end; /* first >= end: nothing was left */
+    int64_t first, end; /* both past the last: nothing was left */
 } llmq_turn;
 
 typedef struct llmq_turns {
     uint64_t *taken;          /* [nth], strips taken of each run: those from the front + 2^32 * those from the back; 0 at the start */
     int64_t all, least, most; /* of all runs; in a turn, a multiple of `least` but for the last */
-    int tid, nth;
+    int parts, tid, nth;      /* a turn is one part in `parts` of what is left of its run */
 } llmq_turns;
 
 enum { LLMQ_TAKEN_LINE = 8 /* of such words in a cache line */ };
-static const uint64_t LLMQ_ALL_TAKEN = UINT32_MAX;
+static const uint64_t LLMQ_ALL_TAKEN = UINT32_MAX; /* of any run */
 
 static inline int64_t llmq_turns_start(const llmq_turns *t, int run) { return run < t->nth ? t->all * run / t->nth & -2 : t->all; }
 
@@ -33,8 +33,8 @@ static inline llmq_turn llmq_turns_take_from(const llmq_turns *t, int run, int b
     int64_t count;
     do {
         const int64_t left = llmq_turns_left(t, run, before);
-        if (left <= 0) return (llmq_turn){0, 0};
-        count = left / 4 / t->least * t->least;
+        if (left <= 0) return (llmq_turn){t->all, t->all};
+        count = left / t->parts / t->least * t->least;
         count = count > t->most ? t->most : count < t->least ? t->least : count;
         if (count > left) count = left;
         after = before + ((uint64_t)count << (back ? 32 : 0));
