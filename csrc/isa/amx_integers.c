@@ -49,11 +49,7 @@ V_INLINE shape settled(shape f) {
     return f;
 }
 
-/* Whether 16 bits hold a product: levels, 127 and a step's columns. */
-V_INLINE int is_short(const shape f) {
-    const int most = centred(f) ? CENTRE : f.off ? f.off : (1 << f.bits) - 1;
-    return f.scales && !f.code && most * 127 * span_of(f) < 1 << 15;
-}
+V_INLINE int is_short(const shape f) { return fits_short(f, centred(f) ? CENTRE : f.off ? f.off : (1 << f.bits) - 1, span_of(f)); }
 
 typedef struct work {
     const llmq_packed *w;
@@ -187,7 +183,7 @@ V_INLINE void add_step(const shape f, const int rows, const work *j, const item 
     const int real = real_scales(f);
     const uint8_t *sc = a->strip + j->w->plane[LLMQ_PLANE_SC] + (a->column / span_of(f) + i) * LLMQ_STRIP;
     vi scale = !f.scales ? v_zero() : real ? v_bits(v_e4m3(sc)) : v_scales(1, sc);
-    if (is_short(f)) scale = v_and(scale, _mm512_set1_epi32(0xffff));
+    if (is_short(f)) scale = v_short(scale);
     UNROLL(8)
     for (int r = 0; r < rows; r++) {
         const vi dot = v_load(products + r * LINE);

@@ -117,13 +117,18 @@ typedef struct job {
     int64_t ldo;
 } job;
 
+/* Row t of what strips from `strip` on give. */
+static float *out_at(const job *j, int64_t t, int64_t strip) { return j->out + (j->rows ? j->rows[t] : t) * j->ldo + strip * LLMQ_STRIP; }
+
 /* The sums of `count` strips from `strip` on, `next` floats apart, [m][16] each, to their columns of out, from row t0 on. By rows: those of
- * out are far from one another. */
+ * out are far from one another, so that they are asked for early. */
 static void put(const job *j, int64_t strip, int64_t count, int64_t next, int64_t t0, int64_t m) {
+    enum { EARLY = 16 };
     const int64_t column = strip * LLMQ_STRIP, width = min64(j->w->n - column, count * LLMQ_STRIP), whole = width / LLMQ_STRIP;
     for (int64_t t = 0; t < m; t++) {
-        float *out = j->out + (j->rows ? j->rows[t0 + t] : t0 + t) * j->ldo + column;
-        const float *sums = j->sums + t * LLMQ_STRIP;
+        float *out = out_at(j, t0 + t, strip);
+        const float *sums = j->sums + t * LLMQ_STRIP, *later = t + EARLY < m ? out_at(j, t0 + t + EARLY, strip) : NULL;
+        for (int64_t i = 0; later && i < width; i += 64 / (int64_t)sizeof *later) __builtin_prefetch(later + i, 1);
         for (int64_t i = 0; i < whole; i++) memcpy(out + i * LLMQ_STRIP, sums + i * next, LLMQ_STRIP * sizeof *out); /* inline: its size is known */
         if (whole < count) memcpy(out + whole * LLMQ_STRIP, sums + whole * next, (size_t)(width % LLMQ_STRIP) * sizeof *out);
         for (int64_t i = 0; j->bias && i < width; i++) out[i] += j->bias[column + i];

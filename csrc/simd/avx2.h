@@ -22,6 +22,7 @@ typedef __m256 vf;
 
 V_INLINE vi v_zero(void) { return _mm256_setzero_si256(); }
 V_INLINE vi v_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+V_INLINE vi v_held(vi a) { return a; } /* registers are few */
 V_INLINE void v_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a); }
 V_INLINE vi v_quad(const void *p) { return _mm256_set1_epi32(*(const int32_t *)p); } /* the same 4 bytes for every row */
 V_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }

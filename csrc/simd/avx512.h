@@ -30,6 +30,13 @@ typedef __m512 vf;
 
 V_INLINE vi v_zero(void) { return _mm512_setzero_si512(); }
 V_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
+/* In a register from here on: compilers would load it again for every use. */
+V_INLINE vi v_held(vi a) {
+#ifdef __AVX512F__ /* not when it is emulated */
+    __asm__("" : "+v"(a));
+#endif
+    return a;
+}
 V_INLINE void v_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
 V_INLINE vi v_quad(const void *p) { return _mm512_set1_epi32(*(const int32_t *)p); } /* the same 4 bytes for every row */
 V_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
@@ -83,6 +90,8 @@ V_INLINE vi v_scales(int wide, const void *p) {
     (void)wide;
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
+#define V_SHORTS 1 /* v_pair_step by a scale is less work than v_dot_scaled and v_add32 */
+V_INLINE vi v_short(vi a) { return _mm512_and_si512(a, _mm512_set1_epi32(0xffff)); }
 #else
 /* -off * (sum of x), or 0 where weights are signed; half: the split sums of x (kernels.h) */
 V_INLINE vi v_dot_start(int wide, int off, int span, const uint8_t *sum, const uint8_t *half) {
