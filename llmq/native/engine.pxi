@@ -63,7 +63,7 @@ cdef extern from "engine.h" nogil:
     void llmq_engine_cancel(llmq_engine *)
 
     enum:
-        LLMQ_MAX_THREADS, LLMQ_PAGE, LLMQ_CHANNELS, LLMQ_MAX_TAPS
+        LLMQ_PAGE, LLMQ_CHANNELS, LLMQ_MAX_TAPS
 
 
 MAX_THREADS = LLMQ_MAX_THREADS

@@ -161,7 +161,7 @@ def matmul(Packed w, const float[:, :] x, float[:, :] out, const float[::1] bias
         raise ValueError(f"matmul: x {x.shape[0]} x {x.shape[1]} and out {out.shape[0]} x {out.shape[1]} do not fit W {w.c.n} x {w.c.k}")
     if x.strides[1] != 4 or out.strides[1] != 4 or x.strides[0] % 4 or out.strides[0] % 4:
         raise ValueError("matmul: the columns of x and out must be contiguous")
-    if (bias is not None and bias.shape[0] != w.c.n) or not 0 <= expert < w.c.experts or not 1 <= n_threads <= 64:
+    if (bias is not None and bias.shape[0] != w.c.n) or not 0 <= expert < w.c.experts or not 1 <= n_threads <= LLMQ_MAX_THREADS:
         raise ValueError("matmul: bias, expert or n_threads out of range")
     if m == 0:
         return
