@@ -69,6 +69,14 @@ def scan(kind: str) -> tuple[int, Callable[[Ops, Value, int], Value]]:
     return INNER + 2 * states, op
 
 
+def delta(o: Ops, x: Value, i: int) -> Value:
+    """16 heads of 128 by 128, as Qwen3.5-0.8B has them; queries, keys and rates are those of the token before it."""
+    n, d = 16, 128
+    rates = o.g.clamp(o.g.slice(x, 0, 2 * n), 0.1, 0.9)
+    y = o.g.delta(x, rates, o.w(f"a {i}", n), heads=n, width=d, groups=n, states=d, in_turn=False)
+    return o.g.join(o.g.slice(x, 0, 2 * n * d), y, 1, 3 * n * d)
+
+
 OPS: dict[str, tuple[int, Callable[[Ops, Value, int], Value]]] = {
     "rmsnorm": (WIDTH, lambda o, x, i: o.g.rmsnorm(x, o.w(f"norm {i}", WIDTH), 1e-5)),
     "layernorm": (WIDTH, lambda o, x, i: o.g.layernorm(x, o.w(f"norm {i}", WIDTH), None, 1e-5)),
@@ -81,6 +89,7 @@ OPS: dict[str, tuple[int, Callable[[Ops, Value, int], Value]]] = {
     "conv": (INNER, lambda o, x, i: o.g.conv(x, o.w(f"taps {i}", INNER, 4))),
     "scan mamba": scan("mamba"),
     "scan mamba2": scan("mamba2"),
+    "delta": (3 * INNER, delta),
 }
 CASES = [(name, n, 0) for name in OPS for n in (1, 512)] + [("attention", n, 1024) for n in (1, 512)]
 

@@ -52,7 +52,8 @@ static int32_t kind_of(const llmq_op *op) {
     case LLMQ_OP_EXPERTS:
     case LLMQ_OP_HEADS: return LLMQ_EXPERTS;
     case LLMQ_OP_CONV:
-    case LLMQ_OP_SCAN: return LLMQ_RECURRENT;
+    case LLMQ_OP_SCAN:
+    case LLMQ_OP_DELTA: return LLMQ_RECURRENT;
     default: return LLMQ_BY_ROWS;
     }
 }

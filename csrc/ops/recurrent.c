@@ -1,6 +1,6 @@
-/* recurrent.c: drives the CONV and SCAN kernels through the tokens of each sequence.
+/* recurrent.c: drives the CONV, SCAN and DELTA kernels through the tokens of each sequence.
  *
- * Channels are cut into blocks of up to 16, which never hold two groups of SCAN; a block of a sequence is a work item, and its tokens
+ * Channels are cut into blocks of up to 16, which never hold two groups of SCAN or two heads of DELTA; a block of a sequence is a work item, and its tokens
  * go through it one after another. So nothing depends on threads, on other sequences, or on how tokens came in batches: a state that
  * passes through memory between two tokens is the same float32 numbers.
  *
@@ -21,13 +21,20 @@ typedef struct {
 } blocks;
 
 static blocks blocks_of(const llmq_op *op) {
-    const int scans = op->kind == LLMQ_OP_SCAN;
-    const int64_t channels = scans ? (int64_t)op->i[0] / op->i[2] * op->i[1] : op->i[1], groups = scans ? op->i[2] : 1;
+    int64_t channels = op->i[1], groups = 1, kept = op->i[0] - 1;
+    if (op->kind == LLMQ_OP_SCAN) {
+        groups = op->i[2];
+        channels *= op->i[0] / groups;
+        kept = op->i[3];
+    } else if (op->kind == LLMQ_OP_DELTA) {
+        groups = op->i[0];
+        kept = op->i[3];
+    }
     const int64_t per_group = (channels + LANES - 1) / LANES;
-    return (blocks){per_group, per_group * groups, channels, LANES * (int64_t)(scans ? op->i[3] : op->i[0] - 1)};
+    return (blocks){per_group, per_group * groups, channels, LANES * kept};
 }
 
-int llmq_is_recurrent(const llmq_op *op) { return op->kind == LLMQ_OP_CONV || op->kind == LLMQ_OP_SCAN; }
+int llmq_is_recurrent(const llmq_op *op) { return op->kind == LLMQ_OP_CONV || op->kind == LLMQ_OP_SCAN || op->kind == LLMQ_OP_DELTA; }
 
 int64_t llmq_recurrent_floats(const llmq_op *op) {
     const blocks all = blocks_of(op);
@@ -46,6 +53,14 @@ static void run_tokens(const llmq_recurrent *x, const blocks *all, int64_t block
         return;
     }
     const int64_t heads = op->i[0], groups = op->i[2], states = op->i[3];
+    if (op->kind == LLMQ_OP_DELTA) {
+        const int64_t key = op->i[4] ? group % groups : group / (heads / groups); /* group: the head */
+        const llmq_delta d = {.states = (int)states, .a = x->w0[group], .q = x->a + key * states, .k = x->a + (groups + key) * states,
+                              .dt = x->b + group, .rate = x->b + heads + group, .dt_step = x->b_width};
+        c.x += 2 * groups * states;
+        llmq_kernels_used()->delta(&c, &d);
+        return;
+    }
     llmq_scan s = {.states = (int)states, .shared = op->i[4], .a = op->i[4] ? x->w0 : x->w0 + block * states * LANES, .d = x->w1,
                    .b = x->a + heads * op->i[1] + group * states, .dt = x->b, .dt_step = x->b_width};
     s.c = s.b + groups * states;

@@ -1,4 +1,4 @@
-/* recurrent.h: the CONV and SCAN ops, whose state goes from token to token (csrc/states.h). */
+/* recurrent.h: the CONV, SCAN and DELTA ops, whose state goes from token to token (csrc/states.h). */
 #ifndef LLMQ_OPS_RECURRENT_H
 #define LLMQ_OPS_RECURRENT_H
 

@@ -59,9 +59,18 @@ typedef struct llmq_scan {
     int32_t head[LLMQ_CHANNELS];  /* of each channel; past n that of the last */
 } llmq_scan;
 
+typedef struct llmq_delta { /* all channels are of one head */
+    int states;
+    float a;
+    const float *q, *k;           /* [states], x_step from row to row */
+    const float *dt, *rate;       /* of the head, dt_step from row to row */
+    int64_t dt_step;
+} llmq_delta;
+
 /* state: the last taps - 1 rows; w: [taps][LLMQ_CHANNELS], the last for the token itself; bias NULL: none */
 typedef void llmq_conv_fn(const llmq_channels *, const float *w, const float *bias, int taps);
 typedef void llmq_scan_fn(const llmq_channels *, const llmq_scan *);
+typedef void llmq_delta_fn(const llmq_channels *, const llmq_delta *);
 /* attend: float32 products. attend_tiles: bfloat16 keys and values only, for many rows; products of bfloat16 as
  * csrc/isa/attend_bf16.inc states, and only the first LLMQ_ATTEND_ROWS rows of scores are used. */
 typedef void llmq_attend_fn(const llmq_attn_chunk *);

@@ -6,6 +6,7 @@ magnitudes (Higham 2002, §3.1). Inputs are the same float32 numbers on both sid
     MATMUL     by the way the matmul driver goes: float32 sums ("floats"); activations rounded to integers, half a step of
                dx = max|x| / 127 per 32 or 256 columns each ("x8_32", "x8_256"); both operands rounded to bfloat16 ("tiles")
     SCAN       an error of the state decays as the state does; each step adds its own
+    DELTA      the same of its length, which taking away along a key does not add to
     ATTN       queries, keys, values and softmax weights are rounded to the type of the cache; an error d of every score
                changes each weight by a factor within exp(2d)
     functions  exp, tanh, erf, sin, cos: FUNCTION of their argument's magnitude, which is what the kernels promise
@@ -257,9 +258,31 @@ def _scan(case: Case) -> Array:
     return out[len(x) - len(case.exact) :]
 
 
+def _delta(case: Case) -> Array:
+    heads, width, groups, n_states, in_turn = case.op.i[:5]
+    x, rates = case.history
+    a = case.weights[0][:, None]
+    group = np.arange(heads) % groups if in_turn else np.arange(heads) // (heads // groups)
+    h, off = np.zeros((heads, width, n_states)), np.zeros((heads, width))  # the state, and the length of its error
+    out = np.empty((len(x), heads, width))
+    for t in range(len(x)):
+        q, k = x[t, : 2 * groups * n_states].reshape(2, groups, 1, n_states)[:, group]
+        value, (step, rate) = x[t, 2 * groups * n_states :].reshape(heads, width), rates[t].reshape(2, heads, 1)
+        keep, relative = np.exp(step * a), FUNCTION + 2 * U * abs(step * a)
+        h = keep[:, :, None] * h
+        known, square = (h * k).sum(axis=2), (k * k).sum(axis=2)
+        change = rate * (value - known)
+        wrong = abs(rate) * (abs(h * k).sum(axis=2) * (relative + (n_states + 4) * U) + 2 * U * (abs(value) + abs(known)))
+        off = keep * off * np.maximum(1, abs(1 - rate * square)) + np.sqrt(square) * (wrong + 3 * U * abs(change))
+        off = off + np.sqrt((h * h).sum(axis=2)) * (relative + 2 * U)
+        h = h + change[:, :, None] * k
+        out[t] = np.sqrt((q * q).sum(axis=2)) * off + (n_states + 2) * U * abs(h * q).sum(axis=2)
+    return out.reshape(len(x), heads * width)[len(x) - len(case.exact) :]
+
+
 _BOUNDS: dict[str, Callable[[Case], Array]] = {
     "EMBED": _copy, "ROWS": _copy, "SLICE": _copy, "RMSNORM": _rmsnorm, "LAYERNORM": _layernorm, "MATMUL": _matmul,
     "ROPE": _rope, "ATTN": _attn, "ACT": _act, "GLU": _glu, "ADD": _elementwise, "MUL": _elementwise, "SCALE": _elementwise,
     "ADD_BIAS": _elementwise, "SOFTCAP": _softcap, "CLAMP": _copy, "JOIN": _copy, "ROUTE": _route, "EXPERTS": _experts,
-    "HEADS": _experts, "MIX": _mix, "CONV": _conv, "SCAN": _scan,
+    "HEADS": _experts, "MIX": _mix, "CONV": _conv, "SCAN": _scan, "DELTA": _delta,
 }  # fmt: skip

@@ -227,6 +227,25 @@ def scan(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     return out.reshape(len(x), end)
 
 
+def delta(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
+    x, rates = inputs
+    n_heads, width, groups, n_states, in_turn = op.i[:5]
+    a = run.weight(op.w0)
+    group = np.arange(n_heads) % groups if in_turn else np.arange(n_heads) // (n_heads // groups)
+    out = np.empty((len(x), n_heads, width), x.dtype)
+    for seq, rows in run.rows.items():
+        states = run.states(seq, op.slot)
+        h = states.get().reshape(n_heads, width, n_states)
+        for row in rows:
+            q, k = x[row, : 2 * groups * n_states].reshape(2, groups, 1, n_states)[:, group]
+            value, (step, rate) = x[row, 2 * groups * n_states :].reshape(n_heads, width), rates[row].reshape(2, n_heads)
+            h = np.exp(step * a)[:, None, None] * h
+            h = h + (rate[:, None] * (value - (h * k).sum(axis=2)))[:, :, None] * k
+            out[row] = (h * q).sum(axis=2)
+            states.put(int(run.batch.positions[row]) + 1, h.reshape(n_heads * width, n_states))
+    return out.reshape(len(x), n_heads * width)
+
+
 def act(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     return activation(op.i[0], inputs[0])
 
@@ -342,5 +361,5 @@ OPS: dict[str, Callable[..., Array | None]] = {
     "EMBED": embed, "RMSNORM": rmsnorm, "LAYERNORM": layernorm, "MATMUL": matmul, "ROPE": rope, "KV_PUT": kv_put, "ATTN": attn,
     "ACT": act, "GLU": glu, "ADD": add, "MUL": mul, "SCALE": scale, "SOFTCAP": softcap, "ADD_BIAS": add_bias, "CLAMP": clamp,
     "SLICE": slice_, "JOIN": join, "ROUTE": route, "EXPERTS": experts, "HEADS": heads, "MIX": mix, "CONV": conv, "SCAN": scan,
-    "ROWS": rows,
+    "DELTA": delta, "ROWS": rows,
 }  # fmt: skip

@@ -328,6 +328,16 @@ class Graph:
         i = (heads, width, groups, states, shared)
         return self.emit("SCAN", heads * width, x, dt, self._prefix + "scan", w0=w0, w1=w1, slot=slot, i=i)
 
+    def delta(
+        self, x: Value, rates: Value, a: Param, *, heads: int, width: int, groups: int, states: int, in_turn: bool
+    ) -> Value:
+        """Gated delta rule (Yang et al. 2025). x: queries and keys of `groups` groups of `states`, then values of `heads` heads
+        of `width` columns; rates: a step per head, then how much of the difference it learns; a: (heads). in_turn: neighbouring
+        heads are of different groups."""
+        slot = self._state(heads * width, states)
+        i = (heads, width, groups, states, int(in_turn))
+        return self.emit("DELTA", heads * width, x, rates, self._prefix + "delta", w0=self.use(a, "f32"), slot=slot, i=i)
+
     def _state(self, channels: int, columns: int) -> int:
         self.slots.append(State(channels, columns))
         return len(self.slots) - 1

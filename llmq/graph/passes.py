@@ -14,7 +14,7 @@ from llmq.graph.verify import verify
 __all__ = ["freeze"]
 
 
-NEEDS_ALL = frozenset({"ROPE", "KV_PUT", "ATTN", "CONV", "SCAN"})
+NEEDS_ALL = frozenset({"ROPE", "KV_PUT", "ATTN", "CONV", "SCAN", "DELTA"})
 """Kinds that look at positions and sequences, which are those of the whole batch."""
 
 

@@ -30,6 +30,8 @@ from llmq.graph.tape import (
 
 __all__ = ["verify"]
 
+RECURRENT = ("CONV", "SCAN", "DELTA")
+
 
 class _Checker:
     """One tape and the op that is looked at."""
@@ -116,10 +118,10 @@ def _check_ids(c: _Checker, written: set[int], filled: set[int]) -> None:
         c.need(-1 <= w < (len(tape.weights) if n < kind.weights else 0), f"weight id {w}")
     c.need((0 <= op.slot < len(tape.slots)) if kind.state else op.slot == -1, f"state slot {op.slot}")
     if kind.state:
-        recurrent = op.kind in ("CONV", "SCAN")
+        recurrent = op.kind in RECURRENT
         c.need(isinstance(tape.slots[op.slot], State) == recurrent, f"slot {op.slot} is {tape.slots[op.slot]}")
         c.need(not recurrent or op.part == BODY, "is recurrent and not in the body")
-    if op.kind in ("KV_PUT", "CONV", "SCAN"):
+    if op.kind == "KV_PUT" or op.kind in RECURRENT:
         c.need(op.slot not in filled, f"slot {op.slot} is written twice")
         filled.add(op.slot)
     elif kind.state:
@@ -131,7 +133,7 @@ def _check_tail(c: _Checker) -> None:
     # Positions and tokens are those of the whole batch, so only ops that look at single rows may run on the output rows alone.
     op, tail = c.op, c.tape.values["tail"]
     inside = {int(tail[v]) for v in op.inputs}
-    if op.kind in ("EMBED", "ROPE", "KV_PUT", "ATTN", "CONV", "SCAN"):
+    if op.kind in ("EMBED", "ROPE", "KV_PUT", "ATTN", *RECURRENT):
         c.need(inside <= {0} and (op.out < 0 or tail[op.out] == 0), "needs every token, after ROWS")
     elif op.kind == "ROWS":
         c.need(inside == {0} and tail[op.out] == 1, "must go from all tokens to the output rows")
@@ -269,6 +271,16 @@ def _scan(c: _Checker) -> None:
         c.weight(op.w1, "f32", (heads, 1) if len(shape) == 2 else (heads,))
 
 
+def _delta(c: _Checker) -> None:
+    op, (heads, columns, groups, states, in_turn) = c.op, c.op.i[:5]
+    c.need(min(heads, columns, groups, states) >= 1 and heads % groups == 0, f"{heads} heads in {groups} groups, sizes {op.i}")
+    c.need(c.width(op.a) == heads * columns + 2 * groups * states, f"{op.i} in rows of {c.width(op.a)}")
+    c.need(c.width(op.b) == 2 * heads and c.width(op.out) == heads * columns, "rates or output of another width")
+    c.need(c.tape.slots[op.slot] == State(heads * columns, states), f"keeps {states} states in {c.tape.slots[op.slot]}")
+    c.need(op.w0 >= 0 and in_turn in (0, 1), f"weight {op.w0}, flags {op.i}")
+    c.weight(op.w0, "f32", (heads,))
+
+
 def _act(c: _Checker) -> None:
     c.same_width()
     c.need(0 <= c.op.i[0] < len(ACTIVATIONS), f"activation {c.op.i[0]}")
@@ -343,7 +355,7 @@ _SHAPES: dict[str, Callable[[_Checker], None]] = {
     "ACT": _act, "GLU": _act, "ADD": _Checker.same_width, "MUL": _Checker.same_width, "SCALE": _Checker.same_width,
     "SOFTCAP": _softcap, "ADD_BIAS": _add_bias, "CLAMP": _clamp, "SLICE": _slice, "JOIN": _join,
     "ROUTE": _route, "EXPERTS": _experts, "HEADS": _experts, "MIX": _mix, "CONV": _conv, "SCAN": _scan,
-    "ROWS": _Checker.same_width,
+    "DELTA": _delta, "ROWS": _Checker.same_width,
 }  # fmt: skip
 
 
