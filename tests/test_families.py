@@ -141,6 +141,8 @@ def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape
         ("glm4moe", ("ROUTE", "f", 0, 1.0)),
         ("ernie45moe", ("ROUTE", "i", 5, 0)),
         ("nemotron", ("ACT", "i", 0, 3)),
+        ("qwen3next", ("DELTA", "i", 4, 1)),  # heads of a key in turn
+        ("qwen35", ("DELTA", "i", 4, 0)),
     ],
 )
 def test_goldens_see_every_part(name: str, change: tuple[str, str, int, float], tmp_path: Path) -> None:
@@ -166,7 +168,8 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     old["torch_dtype"] = old.pop("dtype", "float32")
     kinds = old.pop("layer_types", None)
     if {"linear_attention", "conv"} & set(kinds or ()):  # layers of more than attention have always been listed
-        old["layer_types"] = [{"linear_attention": "mamba", "full_attention": "attention"}.get(kind, kind) for kind in kinds]
+        names = {} if "linear_num_key_heads" in old else {"linear_attention": "mamba", "full_attention": "attention"}
+        old["layer_types"] = [names.get(kind, kind) for kind in kinds]
     return old
 
 

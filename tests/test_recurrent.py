@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,11 @@ from llmq.engine.compare import compare, compare_ops
 from llmq.engine.native import NativeEngine
 from llmq.engine.ops import OPS
 from llmq.engine.reference import ReferenceEngine
-from llmq.errors import Cancelled, ModelFileError, OutOfMemoryError
+from llmq.errors import Cancelled, ModelFileError, OutOfMemoryError, TapeError
 from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint
-from llmq.graph.tape import Tape
+from llmq.graph.tape import KIND_NAMES, Tape
+from llmq.graph.verify import verify
 from llmq.quant.types import QuantType
 
 Logits = npt.NDArray[np.float32]
@@ -51,6 +53,36 @@ def mixer(made: Builder, *, heads: int = 7, width: int = 5, groups: int = 1, sta
     return m.tape(g.add(x, y))
 
 
+def delta_mixer(made: Builder, *, heads: int = 6, width: int = 5, groups: int = 2, states: int = 7, in_turn: bool = False,
+                attention: bool = False) -> Tape:  # fmt: skip
+    """A convolution and a gated delta rule, its keys of length 1."""
+    m, g, x = made, made.g, made.embed(24)
+    keys = 2 * groups * states
+    y = g.matmul(x, m.w("in", keys + heads * width, 24))
+    y = g.act(g.conv(y, m.w("conv", y.width, 4)), "silu")
+    qk = g.rmsnorm(g.slice(y, 0, keys), g.const("short", np.full(states, states**-0.5, np.float32)), 1e-6, states)
+    y = g.join(qk, g.slice(y, keys, heads * width), 1, y.width)
+    both = g.matmul(x, m.w("rates", 2 * heads, 24))
+    rates = g.join(g.act(g.slice(both, 0, heads), "softplus"), g.act(g.slice(both, heads, heads), "sigmoid"), 1, 2 * heads)
+    a = m.w("a", heads)
+    m.tensors["a"] = tensor("a", -np.exp(m.tensors["a"].numpy() - 2))
+    y = g.delta(y, rates, a, heads=heads, width=width, groups=groups, states=states, in_turn=in_turn)
+    y = g.matmul(y, m.w("mixed", 24, heads * width))
+    if attention:
+        y = g.add(y, g.attention(x, x, g.add(x, y), heads=2, kv_heads=2, scale=0.3))
+    return m.tape(g.add(x, y))
+
+
+DELTAS = {
+    "groups of neighbours": {},
+    "groups in turn": {"in_turn": True},
+    "as published": {"heads": 4, "width": 128, "states": 128},
+    "one group, one lane past a vector": {"heads": 3, "groups": 1, "width": 17, "states": 33},
+    "one group per head": {"heads": 3, "groups": 3, "width": 15, "states": 4, "in_turn": True},
+    "fewer states than sums": {"heads": 2, "width": 33, "states": 3},
+    "one of everything": {"heads": 1, "width": 1, "groups": 1, "states": 1},
+    "beside attention": {"attention": True},
+}
 SHAPES = {
     "one decay per head": {},
     "heads of a whole vector": {"heads": 6, "width": 16},
@@ -73,10 +105,18 @@ def test_ops_mean_what_the_reference_says(name: str, level: str) -> None:  # noq
     assert both(made, tape, [1, 62, 1, 1, 190, 1, 2], n_threads=3, n_batch=90) < 1e-5
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["pure", "hybrid"])
+@pytest.mark.parametrize("name", DELTAS)
+def test_the_delta_rule_means_what_the_reference_says(name: str, level: str) -> None:  # noqa: F811
+    made = Builder()
+    tape = delta_mixer(made, **DELTAS[name])  # type: ignore[arg-type]
+    assert both(made, tape, [1, 62, 1, 1, 190, 1, 2], n_threads=3, n_batch=90) < 1e-5
+
+
+@pytest.fixture(scope="module", params=["scan", "scan beside attention", "delta", "delta beside attention"])
 def made(request: pytest.FixtureRequest) -> tuple[Builder, Tape]:
     built = Builder()
-    return built, mixer(built, attention=request.param)
+    rule, _, attention = request.param.partition(" ")
+    return built, (mixer if rule == "scan" else delta_mixer)(built, attention=bool(attention))
 
 
 def test_any_threads_and_any_batch_give_the_same_bits(made: tuple[Builder, Tape], level: str) -> None:  # noqa: F811
@@ -408,15 +448,45 @@ def test_layers_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert family_of_config(old).hf_metadata(old) == family_of_config(golden.config).hf_metadata(golden.config)
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2-groups"])
-def test_compare_bounds_the_ops(name: str, tmp_path: Path, level: str) -> None:  # noqa: F811
-    ids = tokens(90, 3).tolist()
+@pytest.mark.parametrize(
+    ("field", "index", "value", "words"),
+    [
+        ("i", 0, 0, "0 heads"),
+        ("i", 0, 5, "5 heads in 2 groups"),
+        ("i", 1, 6, "in rows of 58"),
+        ("i", 2, 0, "in 0 groups"),
+        ("i", 2, 3, "in rows of 58"),
+        ("i", 3, 8, "in rows of 58"),
+        ("i", 3, -1, "sizes"),
+        ("i", 4, 2, "flags"),
+        ("b", None, 0, "rates or output of another width"),
+        ("w0", None, -1, "weight -1"),
+        ("w0", None, 0, "not declared for use as 'f32'"),
+        ("slot", None, 0, "slot 0 is written twice"),
+    ],
+)
+def test_broken_delta_rules_are_refused(field: str, index: int | None, value: int, words: str) -> None:
+    tape = delta_mixer(Builder())
+    ops = tape.ops.copy()
+    (n,) = np.flatnonzero(ops["kind"] == KIND_NAMES.index("DELTA"))
+    if index is None:
+        ops[field][n] = value
+    else:
+        ops[field][n, index] = value
+    ops.flags.writeable = False
+    with pytest.raises(TapeError, match=words):
+        verify(replace(tape, ops=ops))
+
+
+@pytest.mark.parametrize(("name", "n"), [("mamba", 90), ("mamba2-groups", 90), ("qwen35", 60)])
+def test_compare_bounds_the_ops(name: str, n: int, tmp_path: Path, level: str) -> None:  # noqa: F811
+    ids = tokens(n, 3).tolist()
     with open_checkpoint(write_folder(load(name), tmp_path)) as model:
         assert compare(model, ids).first is None
 
 
-@pytest.mark.parametrize("kind", ["CONV", "SCAN"])
-def test_compare_finds_a_broken_op(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("CONV", "mamba"), ("SCAN", "mamba"), ("DELTA", "qwen35")])
+def test_compare_finds_a_broken_op(kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(ReferenceEngine):
         def run(self, *args, **kwargs):  # type: ignore[no-untyped-def]
             with monkeypatch.context() as patch:
@@ -424,6 +494,6 @@ def test_compare_finds_a_broken_op(kind: str, tmp_path: Path, monkeypatch: pytes
                 patch.setitem(OPS, kind, lambda op, run, inputs: meaning(op, run, inputs) * np.float32(1 + 2**-14))
                 return super().run(*args, **kwargs)
 
-    with open_checkpoint(write_folder(load("mamba"), tmp_path)) as model:
+    with open_checkpoint(write_folder(load(name), tmp_path)) as model:
         first = compare_ops(build_tape(model), model.tensors, tokens(40, 3).tolist(), Broken).first
         assert first is not None and first.kind == kind

@@ -162,12 +162,15 @@ def attention(
     *,
     interleaved: bool = False,
     qk_norm: str = "",
+    gate: bool = False,
 ) -> Value:
     """Grouped-query attention with rotary positions (none when table is None), with sinks where the file has them. qk_norm:
     "head" puts RMSNorm on every head of q and k, "turned" the same after the positions, "row" on the whole rows, "layer"
     LayerNorm with weights of its own on every head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows
-    one after another."""
-    q, k, v = _projections(g, x, hp)
+    one after another; gate: attn_q has behind the rows of every head as many whose sigmoid its output is multiplied with."""
+    q, k, v = _projections(g, x, hp, 2 if gate else 1)
+    opening = g.slice(q, hp.head_dim, hp.head_dim, "gate", heads=hp.n_head) if gate else None
+    q = g.slice(q, 0, hp.head_dim, "q", heads=hp.n_head) if gate else q
     if qk_norm == "layer":
         q, k = head_norms(g, q, "attn_q_norm", hp), head_norms(g, k, "attn_k_norm", hp)
     elif qk_norm in ("head", "row"):
@@ -195,6 +198,8 @@ def attention(
         sinks=g.maybe("attn_sinks.weight", (hp.n_head,)),
         bias=_near(g, hp.n_head, window // 2) if near else None,
     )
+    if opening is not None:
+        y = g.glu(opening, y, "sigmoid")
     return g.linear(y, "attn_output", hp.n_embd)
 
 
@@ -207,8 +212,8 @@ def _near(g: Graph, heads: int, reach: int) -> Param:
     return g.const(f"near.{reach}", bias)
 
 
-def _projections(g: Graph, x: Value, hp: HParams) -> tuple[Value, Value, Value]:
-    q, k, v = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim, hp.n_head_kv * hp.head_dim_v
+def _projections(g: Graph, x: Value, hp: HParams, parts: int) -> tuple[Value, Value, Value]:
+    q, k, v = parts * hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim, hp.n_head_kv * hp.head_dim_v
     if g.has("attn_qkv.weight"):
         y = g.linear(x, "attn_qkv", q + k + v)
         return g.slice(y, 0, q, "q"), g.slice(y, q, k, "k"), g.slice(y, q + k, v, "v")

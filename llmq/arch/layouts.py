@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from llmq.errors import FormatError
 
-__all__ = ["Rows", "neighbours", "query_key_value"]
+__all__ = ["Rows", "in_turn", "neighbours", "query_key_value"]
 
 Rows = npt.NDArray[np.generic]
 
@@ -27,6 +27,13 @@ def query_key_value(x: Rows, n_head: int, n_head_kv: int) -> Rows:
     groups = x.reshape(n_head_kv, group + 2, len(x) // (n_head_kv * (group + 2)), *x.shape[1:])
     parts = (groups[:, :group], groups[:, group], groups[:, group + 1])
     return np.concatenate([part.reshape(-1, *x.shape[1:]) for part in parts])
+
+
+def in_turn(x: Rows, groups: int, heads: int) -> Rows:
+    """Heads of which those of a group are neighbours to heads of which neighbours are of different groups."""
+    _check(x, heads if heads % groups == 0 else 0, f"{heads} heads in {groups} groups")
+    out: Rows = x.reshape(groups, heads // groups, len(x) // heads, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+    return out
 
 
 def _check(x: Rows, divisor: int, what: str) -> None:

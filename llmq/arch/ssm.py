@@ -22,6 +22,7 @@ __all__ = [
     "Recurrent",
     "RecurrentFamily",
     "Ssm",
+    "convolved",
     "hybrid",
     "layer_kinds",
     "mamba",
@@ -118,7 +119,7 @@ def mamba(g: Graph, x: Value, hp: Recurrent) -> Value:
     s = hp.ssm
     both = g.linear(x, "ssm_in", 2 * s.inner)
     x, gate = g.slice(both, 0, s.inner, "ssm_x_in"), g.slice(both, s.inner, s.inner, "ssm_gate")
-    x = _convolved(g, x, s)
+    x = convolved(g, x, s)
     small = g.linear(x, "ssm_x", s.rank + 2 * s.states)
     dt, bc = g.slice(small, 0, s.rank, "ssm_steps"), g.slice(small, s.rank, 2 * s.states, "ssm_bc")
     if g.has("ssm_dt_norm.weight"):
@@ -143,7 +144,7 @@ def mamba2(g: Graph, x: Value, hp: Recurrent) -> Value:
     gate, x = g.slice(both, 0, s.inner, "ssm_gate"), g.slice(both, s.inner, mixed, "ssm_x_bc")
     dt = g.add_bias(g.slice(both, s.inner + mixed, s.rank, "ssm_steps"), g.w("ssm_dt.bias", (s.rank,)))
     a, d = g.w("ssm_a", (s.rank, 1)), g.w("ssm_d", (s.rank, 1))
-    x, dt = _convolved(g, x, s), g.act(dt, "softplus")
+    x, dt = convolved(g, x, s), g.act(dt, "softplus")
     y = g.scan(x, dt, a, d, heads=s.rank, width=s.inner // s.rank, groups=s.groups, states=s.states)
     y = g.glu(gate, y, "silu")
     if g.has("ssm_norm.weight"):
@@ -152,7 +153,7 @@ def mamba2(g: Graph, x: Value, hp: Recurrent) -> Value:
     return g.linear(y, "ssm_out", hp.n_embd)
 
 
-def _convolved(g: Graph, x: Value, s: Ssm) -> Value:
+def convolved(g: Graph, x: Value, s: Ssm) -> Value:
     bias = g.maybe("ssm_conv1d.bias", (x.width,))
     return g.act(g.conv(x, g.w("ssm_conv1d.weight", (x.width, s.taps)), bias), "silu")
 

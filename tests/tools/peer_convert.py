@@ -80,6 +80,7 @@ def convert(tree: Path, folder: Path) -> None:
         try:
             hparams = ModelBase.load_hparams(source, False)
             made = get_model_class(get_model_architecture(hparams, TextModel.model_type))
+            made.no_mtp = model_type.startswith("qwen3")  # else it insists on a layer that predicts ahead
             with torch.inference_mode():
                 made(source, gguf.LlamaFileType.ALL_F32, out).write()
         except (Exception, SystemExit) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from golden_cases.experts import QWEN_EXPERTS
+from golden_cases.recurrent import QWEN3_NEXT, QWEN3_NEXT_EXPERTS
 
 VISION: dict[str, Any] = {
     "hidden_size": 16,
@@ -17,6 +18,7 @@ QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_head
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 2, 2]}}
 # llama.cpp gives pairs that the coordinates in turn leave over no position
 INTERLEAVED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [3, 3, 2]}}
+INTERLEAVED_HALF = {"rope_parameters": {**INTERLEAVED["rope_parameters"], "partial_rotary_factor": 0.5}}
 WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: (class of the configuration, the language model's, that of the rest), of which tokens of text are the golden
     "gemma3-pictures": (
@@ -40,5 +42,15 @@ WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "Qwen3VLMoeConfig",
         INTERLEAVED | QWEN_EXPERTS | {"head_dim": 16},
         {"vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}},
+    ),
+    "qwen35-pictures": (
+        "Qwen3_5Config",
+        INTERLEAVED_HALF | QWEN3_NEXT,
+        {"vision_config": QWEN_VISION | {"num_position_embeddings": 16}},
+    ),
+    "qwen35moe-pictures": (
+        "Qwen3_5MoeConfig",
+        INTERLEAVED_HALF | QWEN3_NEXT | QWEN3_NEXT_EXPERTS,
+        {"vision_config": QWEN_VISION | {"num_position_embeddings": 16}},
     ),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from golden_cases.parts import HALF_ROTARY
+
 MAMBA: dict[str, Any] = {
     "vocab_size": 71, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 16,
 }  # fmt: skip
@@ -18,6 +20,13 @@ FALCON_H1: dict[str, Any] = {
     "lm_head_multiplier": 0.7, "embedding_multiplier": 1.8, "mlp_multipliers": [0.8, 1.3], "key_multiplier": 0.6,
     "attention_out_multiplier": 0.9, "attention_in_multiplier": 1.1, "ssm_multipliers": [0.9, 1.2, 0.8, 1.1, 0.7],
     "ssm_in_multiplier": 1.4, "ssm_out_multiplier": 0.75,
+}  # fmt: skip
+QWEN3_NEXT: dict[str, Any] = {
+    "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"], "head_dim": 32,
+    "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+}  # fmt: skip
+QWEN3_NEXT_EXPERTS: dict[str, Any] = {
+    "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "shared_expert_intermediate_size": 56,
 }  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # name: (class of the configuration, what differs from SMALL)
@@ -87,4 +96,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
         | {"moe_shared_expert_intermediate_size": 56},
     ),
+    "qwen3next": ("Qwen3NextConfig", QWEN3_NEXT | QWEN3_NEXT_EXPERTS),
+    "qwen3next-odd": (  # heads of other widths, as many keys as values, an epsilon of its own for the norms
+        "Qwen3NextConfig",
+        QWEN3_NEXT
+        | QWEN3_NEXT_EXPERTS
+        | {"layer_types": None, "full_attention_interval": 2, "num_hidden_layers": 2, "hidden_size": 40}
+        | {"linear_key_head_dim": 9, "linear_value_head_dim": 19, "linear_num_key_heads": 3, "linear_num_value_heads": 3}
+        | {"linear_conv_kernel_dim": 3, "rms_norm_eps": 1e-3, "attention_bias": True, "tie_word_embeddings": True}
+        | HALF_ROTARY,
+    ),
+    "qwen35": ("Qwen3_5TextConfig", QWEN3_NEXT | {"linear_num_value_heads": 6, "tie_word_embeddings": True}),
+    "qwen35moe": ("Qwen3_5MoeTextConfig", QWEN3_NEXT | QWEN3_NEXT_EXPERTS),
 }
