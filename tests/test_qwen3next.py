@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import packers
 import pytest
 from goldens import load, weight, write_folder
 from tiny import batch, tensor
 
 from llmq.arch import build_tape, family_of_config
 from llmq.engine.native import NativeEngine
-from llmq.errors import ModelFileError, UnsupportedError
+from llmq.errors import ModelFileError
 from llmq.formats import open_checkpoint
 from llmq.formats.checkpoint import Checkpoint, Tensor
 
@@ -139,12 +141,33 @@ def test_files_that_do_not_fit_are_refused(key: str, value: object, words: str, 
         build_tape(with_keys(model, {f"qwen35.{key}": value}))
 
 
-def test_packed_matrices_keep_their_columns() -> None:
-    config = load("qwen35").config
-    family = family_of_config(config)
-    turned = family.hf_transform("blk.0.attn_gate.weight", config)
-    assert turned is not None and turned(np.arange(96)).tolist()[::16] == [0, 48, 16, 64, 32, 80]
-    columns = family.hf_transform("blk.0.ssm_out.weight", config)
-    assert columns is not None
-    with pytest.raises(UnsupportedError, match="ssm_out"):
-        columns(np.arange(64))
+@pytest.mark.parametrize("name", ["qwen3next", "qwen35"])
+def test_packed_matrices_change_places_as_plain_ones_do(name: str, tmp_path: Path) -> None:
+    """Of 8-bit floats in blocks, as published ones are; those of 4-bit integers lose their form where columns change places."""
+    golden = load(name)
+    plain, packed, moved = {}, {}, {}
+    for key, shape in golden.shapes.items():
+        plain[key] = packed[key] = moved[key] = weight(key, shape)
+        if ".linear_attn." in key and key.endswith(("qkvz.weight", "qkv.weight", "z.weight", "out_proj.weight")):
+            parts, plain[key] = packers.fp8(plain[key], (16, 32), name="weight_scale_inv")
+            del packed[key], moved[key]
+            packed |= {f"{key.removesuffix('.weight')}.{part}": array for part, array in parts.items()}
+            parts, _ = packers.gptq(weight(key, shape))
+            moved |= {f"{key.removesuffix('.weight')}.{part}": array for part, array in parts.items()}
+    settings = {"quant_method": "fp8", "weight_block_size": [16, 32]}
+    folders = [write_folder(golden, tmp_path / each) for each in ("plain", "packed", "moved")]
+    for folder, tensors in zip(folders, (plain, packed, moved), strict=True):
+        packers.save(tensors, folder / "model.safetensors")
+    (folders[1] / "config.json").write_text(json.dumps({**golden.config, "quantization_config": settings}))
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+    (folders[2] / "config.json").write_text(json.dumps({**golden.config, "quantization_config": settings}))
+    with open_checkpoint(folders[0]) as want, open_checkpoint(folders[1]) as found, open_checkpoint(folders[2]) as integers:
+        assert found.tensors.keys() == want.tensors.keys() == integers.tensors.keys()
+        for key, tensor in want.tensors.items():
+            assert np.array_equal(found.tensors[key].numpy(), tensor.numpy()), key
+            halves = found.tensors[key].raw().view(np.float16 if found.tensors[key].packed else np.float32)
+            assert np.allclose(halves.reshape(tensor.shape), tensor.numpy(), rtol=2**-11, atol=2**-25), key
+        assert sum(tensor.packed is not None for tensor in found.tensors.values()) == 6
+        kinds = {key: integers.tensors[f"blk.0.{key}.weight"].type.name for key in ("attn_qkv", "attn_gate", "ssm_out")}
+        turned = name == "qwen35"
+        assert kinds == {"attn_qkv": "Q4_0", "attn_gate": "Q4_0", "ssm_out": "F16" if turned else "Q4_0"}

@@ -190,6 +190,10 @@ class Family:
         """How the Hugging Face tensor becomes the GGUF tensor `name` ("blk.0.attn_q.weight"); None: as it is."""
         return None
 
+    def hf_columns(self, name: str, config: Mapping[str, object]) -> npt.NDArray[np.intp] | None:
+        """The columns of the Hugging Face matrix in the order of the GGUF matrix `name`; None: as they are."""
+        return None
+
     def hf_scale(self, name: str, config: Mapping[str, object]) -> npt.NDArray[np.float32] | None:
         """What the GGUF matrix `name` is multiplied by, of a shape that goes with its own; None: nothing."""
         return None

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from llmq.arch.family import Transform
 from llmq.arch.fields import Fields
-from llmq.arch.layouts import Rows, in_turn
+from llmq.arch.layouts import in_turn
 from llmq.arch.qwen3next import Qwen3Next
 from llmq.arch.rope import hf_rope, hf_sections
-from llmq.errors import UnsupportedError
 from llmq.formats.checkpoint import MetaValue
 
 __all__ = ["FAMILY", "Qwen35"]
@@ -45,16 +45,14 @@ class Qwen35(Qwen3Next):
         if name.endswith((".ssm_conv1d.weight", ".attn_qkv.weight")):
             keys = 2 * groups * f.integer("linear_key_head_dim")
             return lambda x: np.concatenate([x[:keys], turn(x[keys:])])
-        if name.endswith(".ssm_out.weight"):
-            return partial(_by_columns, turn=turn, path=f.path)
         return transform
 
-
-def _by_columns(x: Rows, *, turn: Transform, path: str | None) -> Rows:
-    if x.ndim < 2:  # the numbers of rows, of a packed matrix
-        raise UnsupportedError("config.json: the columns of a packed matrix (ssm_out) would change places", path=path)
-    out: Rows = turn(x.T).T
-    return out
+    def hf_columns(self, name: str, config: Mapping[str, object]) -> npt.NDArray[np.intp] | None:
+        f = Fields({**self.hf_defaults, **config})
+        groups, heads = f.integer("linear_num_key_heads"), f.integer("linear_num_value_heads")
+        if groups == heads or not name.endswith(".ssm_out.weight"):
+            return None
+        return in_turn(np.arange(heads * f.integer("linear_value_head_dim")), groups, heads).astype(np.intp)
 
 
 FAMILY = Qwen35()

@@ -189,9 +189,10 @@ def _converted(
     if skipped >= shape[0]:
         raise FormatError(f"tensor {quoted(stored.name)} has {shape[0]} rows; more than {skipped} expected", path=path)
     shape = (shape[0] - skipped, *shape[1:])
-    scale = family.hf_scale(name, config)
+    scale, columns = family.hf_scale(name, config), family.hf_columns(name, config)
+    _check_columns(stored.name, shape, columns, path)
     as_stored = stored.dtype == qtype.name and not as_f32 and scale is None
-    plain = pick is None and transform is None and as_stored and not transposed and not skipped
+    plain = pick is None and transform is None and as_stored and not transposed and not skipped and columns is None
 
     if plain and stored.strides is None:
         return Tensor.stored(name, stored.shape, qtype, stored.source, stored.offset)
@@ -203,6 +204,7 @@ def _converted(
             values = stored.values().astype(np.float32 if wide else np.float16, copy=False)
         values = values if pick is None else pick(values)
         values = (values.T if transposed else values)[skipped:]
+        values = values if columns is None else values[:, columns]
         values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.release()
         if scale is not None:
@@ -214,22 +216,33 @@ def _converted(
 
 
 def _packed(name: str, weight: PackedWeight, family: Family, config: Mapping[str, Any], pick: Pick | None) -> Tensor:
-    """The GGUF tensor `name` made from a packed matrix, whose rows are outputs whatever its float form had."""
-    if pick is not None:
-        raise UnsupportedError(f"tensor {quoted(weight.name)}: a part of a packed matrix is needed", path=weight.path)
+    """The GGUF tensor `name` made from a packed matrix, whose rows are outputs whatever its float form had, or from those of
+    its rows that `pick` takes."""
     if family.hf_scale(name, config) is not None:
         raise UnsupportedError(f"tensor {quoted(weight.name)}: a packed matrix cannot be multiplied", path=weight.path)
-    transform = family.hf_transform(name, config)
-    order = None
-    if transform is not None:
-        order = transform(np.arange(weight.shape[0])).astype(np.intp)
-        if not np.array_equal(np.sort(order), np.arange(weight.shape[0])):
-            raise UnsupportedError(f"tensor {quoted(weight.name)}: only its rows may change places", path=weight.path)
-    rows = OrderedRows(weight, order)
-    qtype = QuantType.F32 if _ALWAYS_F32.search(name) else weight.type
-    return Tensor(
-        name, weight.shape, qtype, partial(rows.blocks, qtype, 0, weight.shape[0]), weight.path, weight.offset, packed=rows
-    )
+    transform, columns = family.hf_transform(name, config), family.hf_columns(name, config)
+    _check_columns(weight.name, weight.shape, columns, weight.path)
+    taken = np.arange(weight.shape[0], dtype=np.intp)
+    if pick is not None:
+        try:
+            taken = pick(taken).astype(np.intp)
+        except (IndexError, ValueError):
+            taken = taken[:0]
+        if taken.ndim != 1 or not len(taken):
+            raise UnsupportedError(f"tensor {quoted(weight.name)}: a part of a packed matrix is needed", path=weight.path)
+    order = taken if transform is None else transform(taken).astype(np.intp)
+    if not np.array_equal(np.sort(order), np.sort(taken)):
+        raise UnsupportedError(f"tensor {quoted(weight.name)}: only its rows may change places", path=weight.path)
+    rows = OrderedRows(weight, None if pick is None and transform is None else order, columns)
+    qtype = weight.type if columns is None or weight.type.is_float else QuantType.F16
+    qtype = QuantType.F32 if _ALWAYS_F32.search(name) else qtype
+    shape = (len(order), weight.shape[1])
+    return Tensor(name, shape, qtype, partial(rows.blocks, qtype, 0, len(order)), weight.path, weight.offset, packed=rows)
+
+
+def _check_columns(name: str, shape: tuple[int, ...], columns: npt.NDArray[np.intp] | None, path: str) -> None:
+    if columns is not None and (len(shape) != 2 or shape[1] != len(columns)):
+        raise FormatError(f"tensor {quoted(name)} has shape {shape}; {len(columns)} columns expected", path=path)
 
 
 def _microscaled(

@@ -51,12 +51,7 @@ class PackedWeight(ABC):
 
     def blocks(self, rows: Rows, qtype: QuantType) -> UInt8s:
         """These rows as one of `forms` or a float type, rounded to nearest."""
-        if qtype in self.forms:
-            return self.move(rows, qtype)
-        from llmq.quant.rows import quantize  # noqa: PLC0415 - keeps the formats importable without the codecs
-
-        assert qtype.is_float, qtype
-        return quantize(self.unpack(rows), qtype)
+        return self.move(rows, qtype) if qtype in self.forms else as_floats(self.unpack(rows), qtype)
 
     def chunks(self) -> Iterator[Rows]:
         """All rows, a piece at a time."""
@@ -70,12 +65,17 @@ class PackedWeight(ABC):
 
 
 class OrderedRows:
-    """A packed matrix with its rows in the order of GGUF: what llmq.formats.checkpoint.Packed asks for."""
+    """A packed matrix with its rows, and its columns, in the order of GGUF, or some of its rows: what
+    llmq.formats.checkpoint.Packed asks for. Where columns change places, its integers are not moved as they are."""
 
-    def __init__(self, weight: PackedWeight, order: npt.NDArray[np.intp] | None = None) -> None:
+    def __init__(
+        self, weight: PackedWeight, order: npt.NDArray[np.intp] | None = None, columns: npt.NDArray[np.intp] | None = None
+    ) -> None:
         self.weight = weight
-        self.order = order
-        self.kind, self.nbytes, self.is_float, self.forms = weight.kind, weight.nbytes, weight.is_float, weight.forms
+        self.order, self.columns = order, columns
+        self.kind, self.is_float = weight.kind, weight.is_float
+        self.forms = weight.forms if columns is None else ()
+        self.nbytes = weight.nbytes if order is None else weight.nbytes * len(order) // weight.shape[0]
 
     def pieces(self, begin: int, end: int) -> Iterator[tuple[int, Rows]]:
         """The rows a piece at a time: (first place after begin, rows)."""
@@ -88,7 +88,7 @@ class OrderedRows:
         """See `Packed`."""
         out = np.empty((end - begin, self.weight.shape[1]), np.float32)
         for at, rows in self.pieces(begin, end):
-            found = self.weight.unpack(rows)
+            found = self._unpack(rows)
             out[at : at + len(found)] = found
         return out
 
@@ -96,9 +96,13 @@ class OrderedRows:
         """See `Packed`."""
         out = np.empty((end - begin, qtype.nbytes(self.weight.shape[1])), np.uint8)
         for at, rows in self.pieces(begin, end):
-            found = self.weight.blocks(rows, qtype)
+            found = self.weight.blocks(rows, qtype) if self.columns is None else as_floats(self._unpack(rows), qtype)
             out[at : at + len(found)] = found
         return out.reshape(-1)
+
+    def _unpack(self, rows: Rows) -> Floats:
+        found = self.weight.unpack(rows)
+        return found if self.columns is None else found[:, self.columns]
 
 
 class StackedRows:
@@ -122,6 +126,14 @@ class StackedRows:
     def blocks(self, qtype: QuantType, begin: int, end: int) -> UInt8s:
         """See `Packed`."""
         return np.concatenate([matrix.blocks(qtype, first, last) for matrix, first, last in self._ranges(begin, end)])
+
+
+def as_floats(values: Floats, qtype: QuantType) -> UInt8s:
+    """Values as a float type, uint8 (n, bytes per row)."""
+    from llmq.quant.rows import quantize  # noqa: PLC0415 - keeps the formats importable without the codecs
+
+    assert qtype.is_float, qtype
+    return quantize(np.ascontiguousarray(values), qtype)
 
 
 def in_f16(scales: Floats) -> bool:
