@@ -434,6 +434,25 @@ def test_layers_that_are_not_told_apart_are_refused(counts: list[object], tmp_pa
             build_tape(Checkpoint(model.path, broken, model.tensors))  # type: ignore[arg-type]
 
 
+def test_configs_of_bamba_are_read_as_granites(tmp_path: Path) -> None:
+    golden = load("bamba")
+    for changes, words in (
+        ({"attn_layer_indices": 1}, "attn_layer_indices"),
+        ({"attn_layer_indices": None}, "blk.1.ssm_in"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.3125}}, "an even number"),
+        ({"num_attention_heads": 3}, "num_attention_heads|attn_q|head"),
+        ({"intermediate_size": "x"}, "shared_intermediate_size"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+    ):
+        folder = write_folder(golden, tmp_path, {**golden.config, **changes})
+        with pytest.raises(ModelFileError, match=words), open_checkpoint(folder) as model:
+            build_tape(model)
+    few = {"model_type": "bamba", "hidden_size": 4096, "vocab_size": 9, "num_attention_heads": 32, "num_hidden_layers": 2}
+    said = family_of_config(few).hf_metadata(few)
+    assert said["granitehybrid.rope.dimension_count"] == 64 and said["granitehybrid.attention.scale"] == 128**-0.5
+    assert said["granitehybrid.attention.head_count_kv"] == [0, 0] and said["granitehybrid.ssm.inner_size"] == 8192
+
+
 def test_layers_that_are_not_there_are_refused(tmp_path: Path) -> None:
     golden = load("granite4-experts")
     for kinds in (["attention"], None, [1, 2, 3]):

@@ -13,8 +13,14 @@ __all__ = ["Rows", "in_turn", "neighbours", "query_key_value"]
 Rows = npt.NDArray[np.generic]
 
 
-def neighbours(x: Rows, n_head: int) -> Rows:
-    """Heads whose rotary pairs are rows (j, j + dim/2) to heads with pairs (2j, 2j + 1)."""
+def neighbours(x: Rows, n_head: int, dims: int = 0) -> Rows:
+    """Heads whose rotary pairs are rows (j, j + dims/2) to heads with pairs (2j, 2j + 1), of the first `dims` rows of a head
+    (0: all)."""
+    if dims:
+        _check(x, n_head, f"{n_head} heads")
+        heads = x.reshape(n_head, len(x) // n_head, *x.shape[1:])
+        first = neighbours(heads[:, :dims].reshape(-1, *x.shape[1:]), n_head).reshape(n_head, dims, *x.shape[1:])
+        return np.concatenate([first, heads[:, dims:]], axis=1).reshape(x.shape)
     _check(x, 2 * n_head, f"{n_head} heads of an even number of rows")
     out: Rows = x.reshape(n_head, 2, len(x) // n_head // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
     return out

@@ -51,6 +51,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "GraniteMoeHybridConfig",
         GRANITE4 | {"num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "rope", "mamba_n_groups": 2},
     ),
+    "bamba": (
+        "BambaConfig",
+        {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 24}
+        | {"mamba_n_groups": 2, "mamba_chunk_size": 32, "attention_bias": True, "mlp_bias": True},
+    ),
     "lfm2": (
         "Lfm2Config",
         {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "conv_L_cache": 3, "block_multiple_of": 32}
