@@ -73,7 +73,7 @@ def delta(o: Ops, x: Value, i: int) -> Value:
     """16 heads of 128 by 128, as Qwen3.5-0.8B has them; queries, keys and rates are those of the token before it."""
     n, d = 16, 128
     rates = o.g.clamp(o.g.slice(x, 0, 2 * n), 0.1, 0.9)
-    y = o.g.delta(x, rates, o.w(f"a {i}", n), heads=n, width=d, groups=n, states=d, in_turn=False)
+    y = o.g.delta(x, rates, o.w(f"a {i}", n), heads=n, width=d, groups=n, states=d, in_turn=False, scale=0.1)
     return o.g.join(o.g.slice(x, 0, 2 * n * d), y, 1, 3 * n * d)
 
 

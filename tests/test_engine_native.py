@@ -114,7 +114,7 @@ def test_every_op(level: str) -> None:
     x = g.scan(x, steps, decay, m.w("d", 6), heads=6, width=9, groups=2, states=3)
     rates = g.act(g.slice(x, 40, 12), "sigmoid")
     log_decay = g.const("log decay", -np.linspace(0.1, 2, 6, dtype=np.float32))
-    x = g.delta(g.scale(x, 0.3), rates, log_decay, heads=6, width=7, groups=2, states=3, in_turn=False)
+    x = g.delta(g.scale(x, 0.3), rates, log_decay, heads=6, width=7, groups=2, states=3, in_turn=False, scale=0.7)
     tape = m.tape(x)
     assert set(KINDS) == {tape.op(n).kind for n in range(len(tape.ops))}
     assert both(m, tape, [1, 2, 9], n_threads=3) < 1e-5

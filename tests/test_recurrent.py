@@ -66,7 +66,7 @@ def delta_mixer(made: Builder, *, heads: int = 6, width: int = 5, groups: int = 
     rates = g.join(g.act(g.slice(both, 0, heads), "softplus"), g.act(g.slice(both, heads, heads), "sigmoid"), 1, 2 * heads)
     a = m.w("a", heads)
     m.tensors["a"] = tensor("a", -np.exp(m.tensors["a"].numpy() - 2))
-    y = g.delta(y, rates, a, heads=heads, width=width, groups=groups, states=states, in_turn=in_turn)
+    y = g.delta(y, rates, a, heads=heads, width=width, groups=groups, states=states, in_turn=in_turn, scale=1.3)
     y = g.matmul(y, m.w("mixed", 24, heads * width))
     if attention:
         y = g.add(y, g.attention(x, x, g.add(x, y), heads=2, kv_heads=2, scale=0.3))
@@ -478,13 +478,14 @@ def test_layers_that_are_not_there_are_refused(tmp_path: Path) -> None:
         ("i", 3, 8, "in rows of 58"),
         ("i", 3, -1, "sizes"),
         ("i", 4, 2, "flags"),
+        ("f", 0, 0.0, "scale 0"),
         ("b", None, 0, "rates or output of another width"),
         ("w0", None, -1, "weight -1"),
         ("w0", None, 0, "not declared for use as 'f32'"),
         ("slot", None, 0, "slot 0 is written twice"),
     ],
 )
-def test_broken_delta_rules_are_refused(field: str, index: int | None, value: int, words: str) -> None:
+def test_broken_delta_rules_are_refused(field: str, index: int | None, value: float, words: str) -> None:
     tape = delta_mixer(Builder())
     ops = tape.ops.copy()
     (n,) = np.flatnonzero(ops["kind"] == KIND_NAMES.index("DELTA"))

@@ -1,8 +1,8 @@
 /* recurrent.c: drives the CONV, SCAN and DELTA kernels through the tokens of each sequence.
  *
- * Channels are cut into blocks of up to 16, which never hold two groups of SCAN or two heads of DELTA; a block of a sequence is a work item, and its tokens
- * go through it one after another. So nothing depends on threads, on other sequences, or on how tokens came in batches: a state that
- * passes through memory between two tokens is the same float32 numbers.
+ * Channels are cut into blocks of up to 16, which never hold two groups of SCAN or two heads of DELTA; a block of a sequence is a work
+ * item, and its tokens go through it one after another. So nothing depends on threads, on other sequences, or on how tokens came in
+ * batches: a state that passes through memory between two tokens is the same float32 numbers.
  *
  * The state that a run starts from is the sequence's last record in place, or zeros; its own place is the last pending record, which
  * later micro-batches find and go on from. Where the run passes the position of another pending record, that gets a copy. */
@@ -55,8 +55,8 @@ static void run_tokens(const llmq_recurrent *x, const blocks *all, int64_t block
     const int64_t heads = op->i[0], groups = op->i[2], states = op->i[3];
     if (op->kind == LLMQ_OP_DELTA) {
         const int64_t key = op->i[4] ? group % groups : group / (heads / groups); /* group: the head */
-        const llmq_delta d = {.states = (int)states, .a = x->w0[group], .q = x->a + key * states, .k = x->a + (groups + key) * states,
-                              .dt = x->b + group, .rate = x->b + heads + group, .dt_step = x->b_width};
+        const llmq_delta d = {.states = (int)states, .a = x->w0[group], .scale = op->f[0], .q = x->a + key * states,
+                              .k = x->a + (groups + key) * states, .dt = x->b + group, .rate = x->b + heads + group, .dt_step = x->b_width};
         c.x += 2 * groups * states;
         llmq_kernels_used()->delta(&c, &d);
         return;

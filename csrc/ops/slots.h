@@ -61,7 +61,7 @@ typedef struct llmq_scan {
 
 typedef struct llmq_delta { /* all channels are of one head */
     int states;
-    float a;
+    float a, scale;
     const float *q, *k;           /* [states], x_step from row to row */
     const float *dt, *rate;       /* of the head, dt_step from row to row */
     int64_t dt_step;

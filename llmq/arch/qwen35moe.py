@@ -24,11 +24,12 @@ class Qwen35Moe(Qwen35):
         return super().hparams(Fields({f"{f.prefix}feed_forward_length": width, **f.data}, f.path, f.prefix))
 
     def hf_metadata(self, config: Mapping[str, object], path: str | None = None) -> dict[str, MetaValue]:
-        key = f"{self.name}.feed_forward_length"
+        if config.get("intermediate_size") is not None:
+            return super().hf_metadata(config, path)
         width = self.hf_fields(config, path).integer("moe_intermediate_size")
-        given = {"intermediate_size": width, **config}
-        out = super().hf_metadata(given, path)
-        return out if "intermediate_size" in config else {name: value for name, value in out.items() if name != key}
+        out = super().hf_metadata({**config, "intermediate_size": width}, path)
+        del out[f"{self.name}.feed_forward_length"]
+        return out
 
 
 FAMILY = Qwen35Moe()

@@ -51,9 +51,8 @@ class Qwen3Next(RecurrentFamily):
 
     def build(self, g: Graph, hp: HParams) -> Value:
         assert isinstance(hp, Recurrent)
-        lengths = np.full((2 * hp.ssm.groups, hp.ssm.states), hp.ssm.states**-0.5, np.float32)
-        lengths[: hp.ssm.groups] *= np.float32(hp.ssm.states**-0.5)
-        attend = partial(_mix, lengths=g.const("lengths", lengths), in_turn=self.in_turn)
+        root = g.const("root", np.full(hp.ssm.states, hp.ssm.states**-0.5, np.float32))
+        attend = partial(_mix, root=root, in_turn=self.in_turn)
         return decoder(g, hp, attend=attend, feed=mixture, feed_norm="post_attention_norm")
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
@@ -107,27 +106,27 @@ class Qwen3Next(RecurrentFamily):
         return super().hf_transform(name, config)
 
 
-def _mix(g: Graph, x: Value, hp: HParams, layer: int, table: Param | None, *, lengths: Param, in_turn: bool) -> Value:
+def _mix(g: Graph, x: Value, hp: HParams, layer: int, table: Param | None, *, root: Param, in_turn: bool) -> Value:
     assert isinstance(hp, Recurrent)
     if hp.recurrent[layer]:
-        return _delta(g, x, hp, lengths, in_turn)
+        return _delta(g, x, hp, root, in_turn)
     return attention(g, x, hp, layer, table, qk_norm="head", gate=True)
 
 
-def _delta(g: Graph, x: Value, hp: Recurrent, lengths: Param, in_turn: bool) -> Value:
-    """The mixer of the gated delta rule (Yang et al. 2025): keys are made as long as 1, queries too and then scaled as in
-    attention; `lengths` is what RMSNorm leaves to do of that. RMSNorm of every head of the output, times the gate."""
+def _delta(g: Graph, x: Value, hp: Recurrent, root: Param, in_turn: bool) -> Value:
+    """The mixer of the gated delta rule (Yang et al. 2025): queries and keys are made as long as 1, which is RMSNorm and then
+    `root`; RMSNorm of every head of the output, times the gate."""
     s = hp.ssm
     width, keys = s.inner // s.rank, 2 * s.groups * s.states
     qkv, gate = _projections(g, x, s)
     qkv = convolved(g, qkv, s)
-    qk = g.rmsnorm(g.slice(qkv, 0, keys, "delta_qk"), lengths, KEY_EPS / s.states, s.states)
+    qk = g.rmsnorm(g.slice(qkv, 0, keys, "delta_qk"), root, KEY_EPS / s.states, s.states)
     qkv = g.join(qk, g.slice(qkv, keys, s.inner, "delta_v"), 1, qkv.width)
     step, rate = _rates(g, x, s)
     step = g.act(g.add_bias(step, g.w("ssm_dt.bias", (s.rank,))), "softplus")
     rates = g.join(step, g.act(rate, "sigmoid"), 1, 2 * s.rank, "delta_rates")
-    a = g.w("ssm_a", (s.rank,))
-    y = g.delta(qkv, rates, a, heads=s.rank, width=width, groups=s.groups, states=s.states, in_turn=in_turn)
+    sizes = {"heads": s.rank, "width": width, "groups": s.groups, "states": s.states}
+    y = g.delta(qkv, rates, g.w("ssm_a", (s.rank,)), **sizes, in_turn=in_turn, scale=s.states**-0.5)
     y = g.rmsnorm(y, g.w("ssm_norm.weight", (width,)), hp.eps, width)
     return g.linear(g.glu(gate, y, "silu"), "ssm_out", hp.n_embd)
 

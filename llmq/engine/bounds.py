@@ -276,8 +276,8 @@ def _delta(case: Case) -> Array:
         off = keep * off * np.maximum(1, abs(1 - rate * square)) + np.sqrt(square) * (wrong + 3 * U * abs(change))
         off = off + np.sqrt((h * h).sum(axis=2)) * (relative + 2 * U)
         h = h + change[:, :, None] * k
-        out[t] = np.sqrt((q * q).sum(axis=2)) * off + (n_states + 2) * U * abs(h * q).sum(axis=2)
-    return out.reshape(len(x), heads * width)[len(x) - len(case.exact) :]
+        out[t] = np.sqrt((q * q).sum(axis=2)) * off + (n_states + 3) * U * abs(h * q).sum(axis=2)
+    return abs(case.op.f[0]) * out.reshape(len(x), heads * width)[len(x) - len(case.exact) :]
 
 
 _BOUNDS: dict[str, Callable[[Case], Array]] = {

@@ -241,7 +241,7 @@ def delta(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
             value, (step, rate) = x[row, 2 * groups * n_states :].reshape(n_heads, width), rates[row].reshape(2, n_heads)
             h = np.exp(step * a)[:, None, None] * h
             h = h + (rate[:, None] * (value - (h * k).sum(axis=2)))[:, :, None] * k
-            out[row] = (h * q).sum(axis=2)
+            out[row] = (h * q).sum(axis=2) * x.dtype.type(op.f[0])
             states.put(int(run.batch.positions[row]) + 1, h.reshape(n_heads * width, n_states))
     return out.reshape(len(x), n_heads * width)
 

@@ -329,14 +329,14 @@ class Graph:
         return self.emit("SCAN", heads * width, x, dt, self._prefix + "scan", w0=w0, w1=w1, slot=slot, i=i)
 
     def delta(
-        self, x: Value, rates: Value, a: Param, *, heads: int, width: int, groups: int, states: int, in_turn: bool
+        self, x: Value, rates: Value, a: Param, *, heads: int, width: int, groups: int, states: int, in_turn: bool, scale: float
     ) -> Value:
         """Gated delta rule (Yang et al. 2025). x: queries and keys of `groups` groups of `states`, then values of `heads` heads
         of `width` columns; rates: a step per head, then how much of the difference it learns; a: (heads). in_turn: neighbouring
-        heads are of different groups."""
-        slot = self._state(heads * width, states)
-        i = (heads, width, groups, states, int(in_turn))
-        return self.emit("DELTA", heads * width, x, rates, self._prefix + "delta", w0=self.use(a, "f32"), slot=slot, i=i)
+        heads are of different groups; scale: of queries."""
+        slot, label = self._state(heads * width, states), self._prefix + "delta"
+        i, w0 = (heads, width, groups, states, int(in_turn)), self.use(a, "f32")
+        return self.emit("DELTA", heads * width, x, rates, label, w0=w0, slot=slot, i=i, f=(scale,))
 
     def _state(self, channels: int, columns: int) -> int:
         self.slots.append(State(channels, columns))

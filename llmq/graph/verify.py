@@ -277,7 +277,7 @@ def _delta(c: _Checker) -> None:
     c.need(c.width(op.a) == heads * columns + 2 * groups * states, f"{op.i} in rows of {c.width(op.a)}")
     c.need(c.width(op.b) == 2 * heads and c.width(op.out) == heads * columns, "rates or output of another width")
     c.need(c.tape.slots[op.slot] == State(heads * columns, states), f"keeps {states} states in {c.tape.slots[op.slot]}")
-    c.need(op.w0 >= 0 and in_turn in (0, 1), f"weight {op.w0}, flags {op.i}")
+    c.need(op.w0 >= 0 and in_turn in (0, 1) and op.f[0] > 0, f"weight {op.w0}, flags {op.i}, scale {op.f[0]}")
     c.weight(op.w0, "f32", (heads,))
 
 
