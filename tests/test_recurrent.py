@@ -498,7 +498,7 @@ def test_broken_delta_rules_are_refused(field: str, index: int | None, value: fl
         verify(replace(tape, ops=ops))
 
 
-@pytest.mark.parametrize(("name", "n"), [("mamba", 90), ("mamba2-groups", 90), ("qwen35", 60)])
+@pytest.mark.parametrize(("name", "n"), [("mamba", 90), ("mamba2-groups", 90), ("qwen35", 90)])
 def test_compare_bounds_the_ops(name: str, n: int, tmp_path: Path, level: str) -> None:  # noqa: F811
     ids = tokens(n, 3).tolist()
     with open_checkpoint(write_folder(load(name), tmp_path)) as model:

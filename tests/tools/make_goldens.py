@@ -27,13 +27,14 @@ from goldens import FOLDER, Golden, write_folder
 
 CASES = dense.CASES | experts.CASES | recurrent.CASES
 LENGTHS = (37, 12, 1)
-CONTEXTS = {"ministral3": 40, "phi3-short": 40, "llama-dynamic": 37, "mamba": 256, "mamba2-groups": 256}
+CONTEXTS = {"ministral3": 40, "phi3-short": 40, "llama-dynamic": 37, "mamba": 256, "mamba2-groups": 256, "qwen35": 256}
 # what a context of that length is built for is what transformers does for a sequence that fills it
 ONLY = {
     "phi3-long": LENGTHS[:2],
     "llama-dynamic": LENGTHS[:1],
     "mamba": (150, *LENGTHS[1:]),  # past pages, where recurrent states have checkpoints
     "mamba2-groups": (150, *LENGTHS[1:]),
+    "qwen35": (150, *LENGTHS[1:]),
 }
 
 

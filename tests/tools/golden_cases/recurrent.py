@@ -111,6 +111,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"linear_conv_kernel_dim": 3, "rms_norm_eps": 1e-3, "attention_bias": True, "tie_word_embeddings": True}
         | HALF_ROTARY,
     ),
-    "qwen35": ("Qwen3_5TextConfig", QWEN3_NEXT | {"linear_num_value_heads": 6, "tie_word_embeddings": True}),
+    "qwen35": (
+        "Qwen3_5TextConfig",
+        QWEN3_NEXT | {"linear_num_value_heads": 6, "tie_word_embeddings": True, "max_position_embeddings": 256},
+    ),
     "qwen35moe": ("Qwen3_5MoeTextConfig", QWEN3_NEXT | QWEN3_NEXT_EXPERTS),
 }
