@@ -104,6 +104,8 @@ def test_files_of_experts_need_no_other_width(tmp_path: Path) -> None:
         ("qwen3next", {"linear_num_key_heads": 3}, "in_proj_qkvz"),
         ("qwen3next", {"linear_num_key_heads": 0}, "linear_num_key_heads"),
         ("qwen3next", {"hidden_act": "gelu"}, "hidden_act"),
+        ("qwen35", {"linear_value_head_dim": 2**40}, "linear_value_head_dim"),
+        ("qwen35", {"linear_num_value_heads": 2**40}, "linear_num_value_heads|linear_value_head_dim"),
         ("qwen35", {"linear_num_value_heads": 5}, "5 heads in 2 groups"),
         ("qwen35", {"rope_parameters": {"rope_theta": 1.0, "mrope_section": [1, "2"]}}, "mrope_section"),
         ("qwen35moe", {"moe_intermediate_size": "x"}, "moe_intermediate_size"),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from llmq.arch.family import Transform
 from llmq.arch.fields import Fields
+from llmq.arch.hparams import MAX_WIDTH
 from llmq.arch.layouts import in_turn
 from llmq.arch.qwen3next import Qwen3Next
 from llmq.arch.rope import hf_rope, hf_sections
@@ -52,7 +53,8 @@ class Qwen35(Qwen3Next):
         groups, heads = f.integer("linear_num_key_heads"), f.integer("linear_num_value_heads")
         if groups == heads or not name.endswith(".ssm_out.weight"):
             return None
-        return in_turn(np.arange(heads * f.integer("linear_value_head_dim")), groups, heads).astype(np.intp)
+        width = f.integer("linear_value_head_dim", high=MAX_WIDTH // heads)
+        return in_turn(np.arange(heads * width), groups, heads).astype(np.intp)
 
 
 FAMILY = Qwen35()
