@@ -44,6 +44,8 @@ def pooling_of(metadata: Mapping[str, MetaValue], tape: Tape) -> Pooling:
 
 def embed(llm: LLM, texts: Prompt | Sequence[Prompt], pooling: Pooling | None, *, normalize: bool) -> Vectors | list[Vectors]:
     """See `LLM.embed`."""
+    if not hasattr(texts, "__getitem__") or isinstance(texts, Mapping):
+        raise TypeError(f"embed: a text, token ids, or a sequence of these expected, found {type(texts).__name__}")
     one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int | np.integer))
     vectors = _embed(llm, cast("list[Prompt]", [texts] if one else list(texts)), pooling, normalize=normalize)
     if one:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from llmq.engine.ops import Array
 from llmq.engine.reference import ReferenceEngine
 from llmq.errors import Cancelled
 from llmq.formats import open_checkpoint
+from llmq.formats.atomic import check_destination
 from llmq.graph.tape import Op, Tape
 from llmq.quant.imatrix import Imatrix, Sums, read_imatrix, write_imatrix
 from llmq.text.tokenizer import Tokenizer
@@ -42,9 +42,8 @@ def imatrix(
     Cancelled. Raises ModelFileError and OSError, and ValueError for a text of less than a chunk and for values out of range."""
     if max_chunks is not None and max_chunks < 1:
         raise ValueError(f"max_chunks: at least 1 expected, found {max_chunks}")
-    if os.path.isdir(out):  # before the work
-        raise IsADirectoryError(errno.EISDIR, "the destination is a folder; give the name of a file", os.fspath(out))
     with open_checkpoint(model) as checkpoint:
+        check_destination(out, [source.identity for source in checkpoint.sources])
         tape = build_tape(checkpoint)
         if not 2 <= n_ctx <= tape.n_ctx_train:
             raise ValueError(f"n_ctx: 2 to the model's {tape.n_ctx_train} expected, found {n_ctx}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "Message", "Progress", "Prompt"]
 
 Message = Mapping[str, Any]
-"""One turn: {"role": "system" | "user" | "assistant" | …, "content": str}."""
+"""One turn: {"role": "system" | "user" | "assistant" | …, "content": a text or a list of {"type": "text", "text": str}}."""
 Prompt = str | Sequence[int]
 Progress = Callable[[str, int, int], object]
 """Called with (stage, done, total); returning False cancels."""

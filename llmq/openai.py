@@ -2,7 +2,7 @@
 
 Field names and values are those of OpenAI's API reference for /v1/completions, /v1/chat/completions and
 /v1/embeddings; the first two understand every field of `Sampling` too, whose defaults hold. A field that has no meaning here is
-refused, never ignored.
+refused, never ignored, but for `user`, which is for OpenAI's own records, and null, which is what a client sends for nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmq.results import Chunk, Completion, Stream, TokenLogprob, Usage
 from llmq.sampling import Sampling, resolve_names
@@ -25,13 +27,21 @@ __all__ = ["create_chat_completion", "create_completion", "create_embedding"]
 Json = dict[str, Any]
 
 _SAMPLING = [f.name for f in dataclasses.fields(Sampling)]
+_NOT_HERE = frozenset(
+    [
+        *("audio", "best_of", "echo", "function_call", "functions", "metadata", "modalities", "parallel_tool_calls"),
+        *("prediction", "prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "store", "suffix"),
+        *("tool_choice", "tools", "verbosity", "web_search_options"),
+    ]
+)
+"""OpenAI's fields that llmq takes null for."""
 
 
 def create_completion(llm: LLM, **fields: Any) -> Json | Iterator[Json]:
     """`prompt`: a text, token ids, or a sequence of either. `stream`, `stream_options`, `model` (repeated in the answer), and
     the fields of `Sampling`; `logprobs` is a number. A dict, or with stream=True an iterator of chunks, which takes one
     prompt."""
-    given = resolve_names(fields, ["prompt", "stream", "stream_options", "model", *_SAMPLING], "create_completion")
+    given = resolve_names(_asked(fields), ["prompt", "stream", "stream_options", "model", *_SAMPLING], "create_completion")
     prompts = _prompts(given.pop("prompt", None), "create_completion: prompt")
     frame = _Frame(llm, given, "cmpl", "text_completion")
     stream, include_usage = _streaming(given)
@@ -54,7 +64,7 @@ def create_chat_completion(llm: LLM, **fields: Any) -> Json | Iterator[Json]:
     `response_format` ({"type": "text"} only), and the fields of `Sampling`. A dict, or with stream=True an iterator of
     chunks."""
     own = ["messages", "stream", "stream_options", "model", "top_logprobs", "response_format"]
-    given = resolve_names(fields, [*own, *_SAMPLING], "create_chat_completion")
+    given = resolve_names(_asked(fields), [*own, *_SAMPLING], "create_chat_completion")
     messages = given.pop("messages", None)
     if messages is None:
         raise TypeError("create_chat_completion: messages are missing")
@@ -123,6 +133,11 @@ class _Frame:
         return {**self.head, "object": kind, "choices": choices, **more}
 
 
+def _asked(fields: Json) -> Json:
+    """Without `user`, and without the nulls of fields that are not known here."""
+    return {name: value for name, value in fields.items() if name != "user" and not (value is None and name in _NOT_HERE)}
+
+
 def _present(given: Json) -> Json:
     """The fields that say something: OpenAI's null means the default."""
     return {name: value for name, value in given.items() if value is not None}
@@ -131,9 +146,11 @@ def _present(given: Json) -> Json:
 def _prompts(prompt: Any, what: str) -> list[Prompt]:
     if prompt is None:
         raise TypeError(f"{what} is missing")
-    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], int)):
+    if isinstance(prompt, str):
         return [prompt]
-    return list(prompt)
+    if isinstance(prompt, Mapping) or not hasattr(prompt, "__getitem__"):
+        raise TypeError(f"{what}: a text, token ids, or a list of these expected, found {type(prompt).__name__}")
+    return [prompt] if len(prompt) and isinstance(prompt[0], int | np.integer) else list(prompt)
 
 
 def _streaming(given: Json) -> tuple[bool, bool]:

@@ -42,6 +42,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 _MAX_SEED = 2**64
+_MAX_BIAS = 1e30  # more would leave float32 with a penalty or a low temperature
 
 
 def unknown_name(name: str, known: Iterable[str], what: str) -> TypeError:
@@ -62,7 +63,8 @@ def resolve_names(options: Mapping[str, Any], known: Iterable[str], what: str) -
         if own not in known:
             raise unknown_name(name, known, what)
         if own in out:
-            raise TypeError(f"{what}: {own!r} is given twice, once as {name!r}")
+            other = next(known for known in options if known != name and ALIASES.get(known, known) == own)
+            raise TypeError(f"{what}: {own!r} is given twice, as {other!r} and {name!r}")
         out[own] = value
     return out
 
@@ -111,9 +113,9 @@ def _bias(value: Mapping[Any, Any] | None) -> dict[int, float] | None:
             token, number = int(key), float(added)
         except (TypeError, ValueError):
             raise ValueError(f"logit_bias: token ids and numbers expected, found {key!r}: {added!r}") from None
-        if token < 0 or math.isnan(number) or number == math.inf:
-            raise ValueError(f"logit_bias: ids from 0 and numbers below +infinity expected, found {key!r}: {added!r}")
-        out[token] = number
+        if token < 0 or math.isnan(number) or number > _MAX_BIAS:
+            raise ValueError(f"logit_bias: ids from 0 and numbers up to {_MAX_BIAS:g} expected, found {key!r}: {added!r}")
+        out[token] = number if number >= -_MAX_BIAS else -math.inf
     return out
 
 

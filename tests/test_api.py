@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import FakeEngine, FakeTokenizer
 
@@ -176,6 +177,8 @@ def test_openai_completions(llm: llmq.LLM) -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == whole.finish_reason
     assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == len(whole.tokens)
     assert len({c["id"] for c in chunks}) == 1
+    same = llm.create_completion(prompt=np.array([256, 97, 98, 99]), user="me", suffix=None, echo=None, **options)
+    assert same["choices"][0]["text"] == whole.text
 
 
 def test_openai_chats(llm: llmq.LLM) -> None:
@@ -201,6 +204,9 @@ def test_openai_chats(llm: llmq.LLM) -> None:
     [
         (lambda m: m.create_completion(), TypeError, "prompt is missing"),
         (lambda m: m.create_completion(prompt="a", sufix="b"), TypeError, "no option 'sufix'"),
+        (lambda m: m.create_completion(prompt="a", sufix=None), TypeError, "no option 'sufix'"),
+        (lambda m: m.create_completion(prompt=5), TypeError, "prompt: a text, token ids, or a list"),
+        (lambda m: m.create_embedding(input={"a": 1}), TypeError, "input: a text, token ids, or a list"),
         (lambda m: m.create_completion(prompt=["a", "b"], stream=True), ValueError, "one prompt"),
         (lambda m: m.create_completion(prompt="a", stream_options={}), ValueError, "stream_options"),
         (lambda m: m.create_chat_completion(), TypeError, "messages are missing"),

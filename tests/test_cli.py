@@ -44,6 +44,7 @@ def test_every_verb_has_help_and_a_module(capsys: pytest.CaptureFixture[str]) ->
         (["rnu"], 2, "did you mean run?"),
         (["run", "m", "p", "--temprature", "1"], 2, "did you mean --temperature?"),
         (["run", "m", "p", "q"], 2, "unknown argument 'q'"),
+        (["run", "none.gguf", "--top-k", "4", "p"], 1, "none.gguf"),  # options may stand anywhere
         (["run", "m", "p", "--top-k", "many"], 2, "--top-k"),
         (["run", "none.gguf", "p"], 1, "none.gguf"),
         (["run", STORYTELLER, "p", "--top-p", "3"], 1, "top_p: 0.0 to 1.0 expected"),
@@ -57,6 +58,8 @@ def test_every_verb_has_help_and_a_module(capsys: pytest.CaptureFixture[str]) ->
         (["tokenize", STORYTELLER, "--decode", "--ids", "5"], 2, "not allowed with"),
         (["run", STORYTELLER, "caf\udce9"], 1, "UTF-8 text expected, found b'caf\\xe9'"),
         (["imatrix", STORYTELLER, STORYTELLER + "/config.json", STORYTELLER], 1, "the destination is a folder"),
+        (["imatrix", STORYTELLER, STORYTELLER + "/config.json", STORYTELLER + "/config.json"], 1, "one of the source's files"),
+        (["tokenize", STORYTELLER, "caf\udce9"], 1, "UTF-8 text expected, found b'caf\\xe9'"),
         (["export", STORYTELLER, STORYTELLER + "/config.json"], 1, "a file has the name of the folder"),
         (["quantize", STORYTELLER, "x.gguf", "Q4_0", "--output-type", "zzz"], 1, "unknown type 'zzz'. Types: F32"),
         (["quantize", STORYTELLER, "x.gguf", "Q4_0", "--max-memory", "9K"], 1, "KiB needed, 9 KiB available"),
@@ -66,6 +69,14 @@ def test_what_is_wrong_is_one_line(args: list[str], code: int, message: str, cap
     assert main(args) == code
     errors = capsys.readouterr().err
     assert message in errors.splitlines()[-1] and "Traceback" not in errors
+
+
+def test_an_unknown_level_is_one_line() -> None:
+    """LLMQ_ISA is read before any verb runs."""
+    for args in (["doctor"], ["--help"]):
+        done = subprocess.run([sys.executable, "-m", "llmq", *args], env={**os.environ, "LLMQ_ISA": "mmx"}, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+        assert done.returncode == 1 and done.stderr.startswith("llmq: unknown instruction set level 'mmx'")
 
 
 def test_errors_in_json(capsys: pytest.CaptureFixture[str]) -> None:

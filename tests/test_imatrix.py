@@ -116,6 +116,17 @@ def test_refusals(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_no_file_that_is_read_is_overwritten(measured: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    llmq.convert_model(STORYTELLER, model)
+    weights, importances = model.read_bytes(), measured.read_bytes()
+    with pytest.raises(ValueError, match="one of the source's files"):
+        llmq.imatrix(model, TEXT, model, n_ctx=16, max_chunks=1)
+    with pytest.raises(ValueError, match="one of the source's files"):
+        llmq.quantize_model(model, measured, "Q4_0", imatrix=measured)
+    assert model.read_bytes() == weights and measured.read_bytes() == importances
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "i.gguf"
     text.write_text(TEXT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -162,6 +163,32 @@ def test_hostile_templates_are_refused(source: str, monkeypatch: pytest.MonkeyPa
     assert time.thread_time() - before < 20  # seconds of CPU: no timing, but a bound that an endless loop never keeps
 
 
+TYPED = """{% for m in messages %}{{ m.role }}:
+{%- for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% elif part.type == 'image' %}<image>{% endif %}
+{%- endfor %};{% endfor %}"""
+
+
+def test_contents_in_parts() -> None:
+    """A template gets contents in the form that it shows: parts as lines of a text, a text as one part."""
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    either = "{% for m in messages %}{{ m.content if m.content is string else m.content|map(attribute='text')|join }}"
+    either += "{% endfor %}"
+    written_out = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"  # as Python writes lists
+    wanted = {NAMED_TEMPLATES["chatml"]: "user\na\nb<", written_out: "a\nb", either: "ab", TYPED: "user:ab;"}
+    for source, want in wanted.items():
+        assert want in render(source, parts)
+    assert render(TYPED, [{"role": "user", "content": "Hi"}]) == "user:Hi;"
+    assert render(TYPED, [{"role": "user", "content": [{"type": "image"}, *parts[0]["content"]]}]) == "user:<image>ab;"
+    for part in ({"type": "image_url", "image_url": {"url": "x"}}, {"type": "text"}, 5):
+        with pytest.raises(ChatTemplateError, match=r"messages\[0\].content has a part of type"):
+            render(LLAMA3, [{"role": "user", "content": [part]}])
+    assert "assistant\n<|im_end|>" in render(NAMED_TEMPLATES["chatml"], [{"role": "assistant", "content": None}])
+
+
+class Role(str, Enum):
+    USER = "user"
+
+
 def test_arguments_are_plain_data() -> None:
     class Sneaky(dict):  # type: ignore[type-arg]
         def pwn(self) -> str:
@@ -171,7 +198,8 @@ def test_arguments_are_plain_data() -> None:
     for bad in [[{"role": object()}], [{1: "x"}], [{"role": b"x"}]]:
         with pytest.raises(TypeError):
             render("x", bad)
-    for bad in ["text", {"role": "user"}, ["text"]]:
+    assert render("{% for m in messages %}{{ m.role }}{% endfor %}", (m for m in [{"role": Role.USER}])) == "user"
+    for bad in ["text", {"role": "user"}, ["text"], None]:
         with pytest.raises(TypeError, match="messages"):
             render("x", bad)
     deep: Any = []

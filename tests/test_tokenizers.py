@@ -236,6 +236,19 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         Tokenizer.from_metadata(tiny(model="no-such"))
 
 
+def test_texts_that_are_no_utf8_or_no_plain_str(tokenizers: dict[str, Tokenizer]) -> None:
+    """Surrogates as tiktoken has them; a subclass of str is the text that it holds."""
+    for tokenizer in tokenizers.values():
+        assert tokenizer.encode("a\ud83d\ude00b") == tokenizer.encode("a😀b")
+        for lone in ("a\ud83db", "a\udc00b"):
+            assert tokenizer.encode(lone) == tokenizer.encode("a\ufffdb")
+        assert tokenizer.encode("a\ud83d") == tokenizer.encode("a\ufffd")
+        assert tokenizer.encode(np.str_("Hello")) == tokenizer.encode("Hello")
+        for wrong in (None, b"a", 5):
+            with pytest.raises(TypeError, match="a text expected"):
+                tokenizer.encode(wrong)  # type: ignore[arg-type]
+
+
 def test_long_words(tokenizers: dict[str, Tokenizer]) -> None:
     # A megabyte of one word: quadratic merging would take hours.
     tokenizer = tokenizers["gpt-2"]

@@ -43,6 +43,8 @@ class _Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         args, extra = self.parse_known_args(argv)
+        if extra and not any(e.startswith("-") for e in extra):  # options between arguments that may be left out
+            args, extra = self.parse_known_intermixed_args(argv)
         if extra:
             options = [o for action in self._actions for o in action.option_strings]
             unknown = next((e for e in extra if e.startswith("-")), extra[0])
@@ -83,6 +85,9 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
     _prepare_streams()
     try:
         return _main(list(sys.argv[1:] if argv is None else argv), verb)
+    except LlmqError as error:  # before a verb runs: LLMQ_ISA names no level that is there
+        sys.stderr.write(f"llmq: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return 130

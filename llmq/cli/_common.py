@@ -25,6 +25,7 @@ __all__ = [
     "add_split_arguments",
     "as_json",
     "embedded_model",
+    "given_text",
     "open_model",
     "progress_bar",
     "read_text",
@@ -77,6 +78,12 @@ def read_text(name: str) -> str:
     except UnicodeDecodeError as error:
         name = "standard input" if name == "-" else name
         raise ValueError(f"{name}: UTF-8 expected, found byte 0x{data[error.start]:02x} at {error.start}") from None
+
+
+def given_text(text: str) -> str:
+    """A text that stood on the command line; UnicodeEncodeError when its bytes are no UTF-8."""
+    text.encode("utf-8")
+    return text
 
 
 def embedded_model() -> Path:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         template = Path(template).read_text(encoding="utf-8")
     sampling = _common.sampling_of(args)
     with _common.open_model(args, args.model, chat_template=template) as llm:
-        first = [{"role": "system", "content": args.system}] if args.system else []
+        first = [{"role": "system", "content": _common.given_text(args.system)}] if args.system else []
         llm.render([*first, {"role": "user", "content": "?"}])  # says at once when the model cannot chat
         if sys.stdin.isatty():
             _remember_lines()

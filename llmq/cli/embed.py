@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 
-from llmq.cli._common import add_load_arguments, open_model
+from llmq.cli._common import add_load_arguments, given_text, open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    texts = [line.rstrip("\n") for t in args.text for line in (sys.stdin if t == "-" else [t])]
+    texts = [line.rstrip("\n") for t in args.text for line in (sys.stdin if t == "-" else [given_text(t)])]
     with open_model(args, args.model) as llm:
         if args.rerank is not None:
-            scores = llm.rerank(args.rerank, texts).tolist()
+            scores = llm.rerank(given_text(args.rerank), texts).tolist()
             order = sorted(range(len(texts)), key=lambda i: -scores[i])
             if args.json:
                 rows = [{"index": i, "score": scores[i], "text": texts[i]} for i in order]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from llmq.cli import _common
+from llmq.formats.atomic import check_destination
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
     from llmq.importance import imatrix  # noqa: PLC0415 - `llmq --help` stays fast
 
     text = _common.read_text(args.text)
+    if args.text != "-":
+        status = os.stat(args.text)
+        check_destination(args.out, [(status.st_dev, status.st_ino)])
     name = "" if args.text == "-" else Path(args.text).name
     with _common.progress_bar() as progress:
         found = imatrix(

@@ -37,7 +37,7 @@ def _model_and_prompt(args: argparse.Namespace) -> tuple[str | Path, str]:
         if prompt is None and sys.stdin.isatty():
             raise ValueError(f'a prompt is missing: llmq run {model} "TEXT", or llmq chat {model}')
         prompt = _common.read_text("-").removesuffix("\n")
-    return model or _common.embedded_model(), _PROMPT if prompt is None else prompt
+    return model or _common.embedded_model(), _PROMPT if prompt is None else _common.given_text(prompt)
 
 
 def _is_model(name: str) -> bool:

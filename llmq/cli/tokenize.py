@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.decode and (args.no_special or args.parse_special):
         raise ValueError("--no-special and --parse-special are for texts; --decode takes token ids")
     tokenizer = Tokenizer.from_file(args.model)
-    text = _common.read_text("-") if args.text == "-" else args.text
+    text = _common.read_text("-") if args.text == "-" else _common.given_text(args.text)
     if args.decode:
         ids = _ids(text, tokenizer.n_vocab)
         decoded = tokenizer.decode(ids, skip_special=False)

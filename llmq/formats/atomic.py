@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["AtomicFile"]
+__all__ = ["AtomicFile", "check_destination"]
 
 _BEHIND = 8 << 20  # bytes after which the system is asked to begin writing: else all of it waits for the sync at the end
 
@@ -30,23 +30,31 @@ def _let_go(fd: int) -> None:
             os.close(fd)
 
 
+def check_destination(path: str | os.PathLike[str], inputs: Iterable[tuple[int, int]] = ()) -> None:
+    """ValueError for what is there and is no regular file, or is one of `inputs`, the (st_dev, st_ino) of files that must not
+    be overwritten; OSError for a folder. For those whose work comes before AtomicFile, which asks too."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "the destination is a folder; give the name of a file", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{os.fspath(path)}: the destination exists and is not a regular file")
+    if (status.st_dev, status.st_ino) in set(inputs):
+        raise ValueError(f"{os.fspath(path)}: the destination is one of the source's files; write to another name")
+
+
 class AtomicFile:
     """`with AtomicFile(path, inputs=[...]) as f: f.write(...)`; the file is there after the block and unchanged when the block
     raises.
 
-    `path` may exist as a regular file and is replaced; a link is followed. Missing parent folders are made. `inputs` are the
-    (st_dev, st_ino) of files that must not be overwritten. Raises ValueError for these, OSError for what the system refuses."""
+    `path` may exist as a regular file and is replaced; a link is followed. Missing parent folders are made. Raises what
+    check_destination does, and OSError for what the system refuses."""
 
     def __init__(self, path: str | os.PathLike[str], inputs: Iterable[tuple[int, int]] = ()) -> None:
+        check_destination(path, inputs)
         self.path = Path(os.path.realpath(path))
-        with contextlib.suppress(FileNotFoundError):
-            status = self.path.stat()
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, "the destination is a folder; give the name of a file", str(path))
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{path}: the destination exists and is not a regular file")
-            if (status.st_dev, status.st_ino) in set(inputs):
-                raise ValueError(f"{path}: the destination is one of the source's files; write to another name")
         self.size = self._begun = 0
         self._fd = self._folder = self._old = -1
         self._temporary: str | None = None  # its name in the folder, while it has one

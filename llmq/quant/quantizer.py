@@ -145,11 +145,14 @@ def quantize_model(
             "COPY keeps every type: it takes none of imatrix, tensor_types, output_type, embedding_type, pure, allow_requantize"
         )
     limit = SplitLimit.of(split_max_size, split_max_tensors)
-    weights = read_imatrix(imatrix) if imatrix is not None else None
+    weights, kept = None, []
+    if imatrix is not None:
+        weights, status = read_imatrix(imatrix), os.stat(imatrix)
+        kept.append((status.st_dev, status.st_ino))
     with open_checkpoint(src) as model:
         jobs = _plan(model, recipe, weights, wishes)
         metadata = _metadata(model, recipe, weights)
-        infos, inputs = [job.info for job in jobs], [source.identity for source in model.sources]
+        infos, inputs = [job.info for job in jobs], kept + [source.identity for source in model.sources]
         writer = open_writer(dst, metadata, infos, model.types, inputs, limit=limit)
         reports = [_report(job, None) for job in jobs]
         if not dry_run:

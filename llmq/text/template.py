@@ -8,7 +8,8 @@ namespace, tojson.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -29,7 +30,7 @@ _MAX_DEPTH = 32  # of messages and tools
 NAMED_TEMPLATES = {
     "chatml": (
         "{% for message in messages %}"
-        "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+        "{{ '<|im_start|>' + message.role + '\\n' + (message.content or '') + '<|im_end|>\\n' }}"
         "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ),
@@ -65,14 +66,38 @@ class ChatTemplate:
         **variables: Any,
     ) -> str:
         """The prompt for `messages` ({"role": …, "content": …}). Everything passed must be plain JSON data; TypeError
-        otherwise.
+        otherwise. A content is a text or, as OpenAI has it, a list of parts ({"type": "text", "text": …}); the template gets it
+        in the form that it shows, parts as lines of a text.
 
         Raises ChatTemplateError, naming the line, when the template fails, refuses the messages (raise_exception), or asks for
         more than 4 MiB of text, 1.5 s of CPU time, or what the sandbox does not give."""
-        if isinstance(messages, Mapping | str) or not all(isinstance(message, Mapping) for message in messages):
+        turns = list(messages) if isinstance(messages, Iterable) and not isinstance(messages, Mapping | str) else [None]
+        if not all(isinstance(turn, Mapping) for turn in turns):
             raise TypeError('messages must be a list of {"role": …, "content": …}')
-        given: dict[str, Any] = {"messages": list(messages), "tools": tools, "documents": documents} | variables
-        values = {**self.variables, **{name: _plain(value, name) for name, value in given.items()}}
+        given: dict[str, Any] = {"messages": turns, "tools": tools, "documents": documents} | variables
+        values = {name: _plain(value, name) for name, value in given.items()}
+        for at, turn in enumerate(values["messages"]):
+            if isinstance(turn.get("content"), list) and not self._shown[1]:
+                turn["content"] = _joined(turn["content"], at)
+            elif isinstance(turn.get("content"), str) and self._shown == (False, True):
+                turn["content"] = _parts(turn["content"])
+        return self._run(values, add_generation_prompt=add_generation_prompt)
+
+    @cached_property
+    def _shown(self) -> tuple[bool, bool]:
+        """Whether the template shows a content that is a text, and one that is a list of parts; it is tried out. Some go
+        through the letters of a text as if they were parts, others write a list out as Python does."""
+        probe, found = "a?b", []
+        for content in (probe, _parts(probe)):
+            try:
+                text = self._run({"messages": [{"role": "user", "content": content}]}, add_generation_prompt=False)
+            except ChatTemplateError:
+                text = ""
+            found.append(probe in text and f"'{probe}'" not in text and f'"{probe}"' not in text)
+        return found[0], found[1]
+
+    def _run(self, given: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
+        values = {**self.variables, **given}
         token = budget.set(Budget())
         try:
             return "".join(self._template.generate(**values, add_generation_prompt=add_generation_prompt))
@@ -81,6 +106,22 @@ class ChatTemplate:
             raise ChatTemplateError(f"chat template, line {_line_of(error)}: {kind}{quoted(str(error), 400)}") from None
         finally:
             budget.reset(token)
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _joined(parts: list[Any], at: int) -> str:
+    """The texts of a content's parts, as lines; ChatTemplateError for a part of another kind."""
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise ChatTemplateError(f"messages[{at}].content has a part of type {quoted(kind)}; this template shows text only")
+        texts.append(text)
+    return "\n".join(texts)
 
 
 def _line_of(error: Exception) -> int:
@@ -101,7 +142,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         if isinstance(value, kind):
             if isinstance(value, str) and len(value) > MAX_TEXT:
                 raise ChatTemplateError(f"{where} has {len(value)} characters; a chat may have at most {MAX_TEXT}")
-            return kind(value)
+            return str.__str__(value) if isinstance(value, str) else kind(value)  # str() of an enumeration's is its name
     if depth > _MAX_DEPTH:
         raise ChatTemplateError(f"{where} is more than {_MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):

@@ -116,8 +116,16 @@ class Tokenizer:
         """Token ids of `text`. `add_special` adds BOS, EOS and SEP where the model wants them, never a second one.
         `parse_special` recognizes control tokens such as <|im_end|> in the text; leave it False for text that users write.
 
-        Raises UnicodeEncodeError for lone surrogates, ValueError beyond 2 GiB, MemoryError."""
-        ids = self._vocab.encode(text, parse_special)
+        Surrogates, which no UTF-8 has, are taken as tiktoken takes them: two that belong together are their character, a lone
+        one is U+FFFD. Raises TypeError for what is no text, ValueError beyond 2 GiB, MemoryError."""
+        if not isinstance(text, str):
+            raise TypeError(f"a text expected, found {type(text).__name__}")
+        text = str.__str__(text)  # of a subclass (NumPy's, an enumeration's) the text itself
+        try:
+            ids = self._vocab.encode(text, parse_special)
+        except UnicodeEncodeError:
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            ids = self._vocab.encode(text, parse_special)
         if add_special:
             if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
                 ids.insert(0, self.bos_id)
