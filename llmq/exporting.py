@@ -143,6 +143,9 @@ class _Plan:
         back = {**self.family.hf_metadata(self.config, self.path), **tokens}
         before = dataclasses.asdict(self.family.hparams(given))
         after = dataclasses.asdict(self.family.hparams(Fields(back, self.path, given.prefix)))
+        listed = self.model.metadata.get("tokenizer.ggml.tokens")
+        if isinstance(listed, list) and before.get("n_vocab") != len(listed):
+            raise FormatError(f"vocab_size is {before.get('n_vocab')}, but there are {len(listed)} tokens", path=self.path)
         different = [key for key, value in before.items() if not _same(value, after[key])]
         if different:
             shown = ", ".join(f"{key} ({quoted(before[key], 40)}, would be {quoted(after[key], 40)})" for key in different)

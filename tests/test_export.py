@@ -167,6 +167,7 @@ def write(path: Path, changes: dict[str, MetaValue], tensors: dict[str, Tensor] 
         ({"tokenizer.ggml.pre": "default"}, {}, UnsupportedError, "no tokenizer.json is known for the pre-tokenizer 'default'"),
         ({"llama.expert_count": 4, "llama.expert_used_count": 2}, {}, UnsupportedError, "mixtures of experts have no way back"),
         ({"llama.attention.head_count": 0}, {}, FormatError, "head_count"),
+        ({"llama.vocab_size": 2**24}, {}, FormatError, "vocab_size is 16777216, but there are 61 tokens"),
     ],
 )  # fmt: skip
 def test_refused(

@@ -216,6 +216,7 @@ def test_float64_becomes_float32(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "hqq"}}, UnsupportedError, "quantized by 'hqq'; known are gptq"),
         ({"num_hidden_layers": True}, FormatError, "num_hidden_layers"),
         ({"num_hidden_layers": 1}, FormatError, "'model.layers.1"),
+        ({"vocab_size": 2**24}, FormatError, "vocab_size is 16777216, the embeddings have 32 rows"),
     ],
 )
 def test_refused_configurations(tmp_path: Path, config: dict, error: type, message: str) -> None:

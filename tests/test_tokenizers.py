@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import lzma
+import struct
 import subprocess
 import sys
 import unicodedata
@@ -234,6 +236,34 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         Tokenizer.from_metadata(tiny(pre="no-such"))
     with pytest.raises(UnsupportedError, match="gpt2"):
         Tokenizer.from_metadata(tiny(model="no-such"))
+
+
+def test_spaces_at_the_end_of_unigram(tmp_path: Path) -> None:
+    """tokenizer.json keeps one, unless it says otherwise; ids are those that Hugging Face's tokenizers gives."""
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    words = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]}
+    precompiled = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(struct.pack("<IIB", 4, 0, 0)).decode()}
+    strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+    once = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}
+    vocab = [["<unk>", 0.0], ["\u2581", -3.0], ["\u2581a", -1.0], ["\u2581b", -2.0]]
+    path = tmp_path / "tokenizer.json"
+    cases = [([precompiled, once], metaspace, [1]), ([precompiled, strip, once], metaspace, []), ([], words, [])]
+    for steps, pre, last in cases:
+        normalizer = {"type": "Sequence", "normalizers": steps} if steps else None
+        model = {"type": "Unigram", "unk_id": 0, "vocab": vocab}
+        path.write_text(json.dumps({"model": model, "normalizer": normalizer, "pre_tokenizer": pre, "added_tokens": []}))
+        tokenizer = Tokenizer.from_file(path)
+        for text, ids in (("a", [2]), ("  a", [2]), ("a  b", [2, 3]), ("a ", [2, *last]), ("a   ", [2, *last]), ("  ", last)):
+            assert tokenizer.encode(text, add_special=False) == ids
+
+
+def test_unknown_words_of_wordpiece(tmp_path: Path) -> None:
+    """The unknown token is the one that the model names, also when no other file does."""
+    model = {"type": "WordPiece", "unk_token": "[NO]", "vocab": {"a": 0, "##b": 1, "[NO]": 2}}
+    normalizer = {"type": "BertNormalizer", "lowercase": True}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": model, "normalizer": normalizer, "pre_tokenizer": {"type": "BertPreTokenizer"}}))
+    assert Tokenizer.from_file(path).encode("ab c a", add_special=False) == [0, 1, 2, 0]
 
 
 def test_texts_that_are_no_utf8_or_no_plain_str(tokenizers: dict[str, Tokenizer]) -> None:

@@ -91,7 +91,7 @@ text_status spaces_escape(const text_charsmap *map, int flags, const uint8_t *p,
             after = collapse && text[i] == ' ';
         }
     }
-    while (!status && collapse && out->n >= SPACE_BYTES && !memcmp(out->v + out->n - SPACE_BYTES, SPACE_MARK, SPACE_BYTES))
+    while (!status && collapse && !(flags & LAST_SPACE) && out->n >= SPACE_BYTES && !memcmp(out->v + out->n - SPACE_BYTES, SPACE_MARK, SPACE_BYTES))
         out->n -= SPACE_BYTES;
     return status;
 }

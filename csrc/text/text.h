@@ -43,6 +43,7 @@ enum { /* of text_spec.flags */
     PREFIX_MISSING = 4, /* ... only where there is none yet */
     COLLAPSE_SPACES = 8, /* ... one space for several, none at the ends of a fragment */
     ANY_SPACE = 64,     /* ... every White_Space character is a space */
+    LAST_SPACE = 128,   /* ... with COLLAPSE_SPACES, one space does stay at the end of a fragment */
     LOWER_CASE = 16,    /* MODEL_WORDPIECE: small letters */
     STRIP_ACCENTS = 32, /* ... without accents */
 };

@@ -191,9 +191,12 @@ def recognize_unigram(source: Mapping[str, Any], *, path: Path) -> dict[str, Met
     normalizer = source.get("normalizer")
     sequence = isinstance(normalizer, dict) and normalizer.get("type") == "Sequence"
     parts = (source["normalizer"].get("normalizers") or []) if sequence else [normalizer] if normalizer else []
-    charsmap = b""
+    charsmap, last_space = b"", True
     collapse = {"type": "Replace", "pattern": {"Regex": " {2,}"}}
     for part in parts:
+        if charsmap and part == {"type": "Strip", "strip_left": False, "strip_right": True}:
+            last_space = False  # and white space is spaces already
+            continue
         if isinstance(part, dict) and part.get("type") == "Precompiled" and isinstance(part.get("precompiled_charsmap"), str):
             try:
                 charsmap = base64.b64decode(part["precompiled_charsmap"], validate=True)
@@ -210,6 +213,8 @@ def recognize_unigram(source: Mapping[str, Any], *, path: Path) -> dict[str, Met
     }
     if len(steps) == 2:
         metadata["tokenizer.llmq.any_space"] = True
+    elif last_space:
+        metadata["tokenizer.llmq.last_space"] = True
     if charsmap:
         metadata["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(charsmap, np.uint8)
     return metadata

@@ -36,7 +36,10 @@ def vocab_metadata(folder: Path, n_rows: int | None = None) -> dict[str, MetaVal
     for name in ("tokenizer.json", "tokenizer.model"):
         if (folder / name).exists():
             files = TokenizerFiles(folder / name)
-            return _metadata(files, files.n_vocab() or n_rows)
+            n_vocab = files.n_vocab()
+            if n_vocab is not None and n_rows is not None and n_vocab > n_rows:
+                raise FormatError(f"vocab_size is {n_vocab}, the embeddings have {n_rows} rows", path=folder / "config.json")
+            return _metadata(files, n_vocab or n_rows)
     raise FormatError("neither tokenizer.json nor tokenizer.model is there, so there is no vocabulary", path=folder)
 
 
@@ -155,11 +158,12 @@ def _wordpiece(files: TokenizerFiles, model: Mapping[str, Any]) -> _Vocab:
     metadata: dict[str, MetaValue] = {"tokenizer.ggml.model": "bert", "tokenizer.ggml.pre": "default"}
     metadata |= recognize_wordpiece(files.source, model, path=files.path)
     tokens = _tokens_by_id(files, model)
+    unk = next((id for id, token in tokens.items() if token == model.get("unk_token", "[UNK]")), None)
     special = {added.content for added in files.added_tokens().values() if added.special}
     for id, token in tokens.items():
         if token not in special:
             tokens[id] = token[2:] if token.startswith("##") and len(token) > 2 else _SPACE + token
-    return _Vocab(tokens, dict.fromkeys(tokens, _NORMAL), None, metadata)
+    return _Vocab(tokens, dict.fromkeys(tokens, _NORMAL), None, metadata, None, {} if unk is None else {"unk": unk})
 
 
 def _unigram(files: TokenizerFiles, model: Mapping[str, Any]) -> _Vocab:

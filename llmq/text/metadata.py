@@ -4,7 +4,7 @@ llmq writes, and reads, a few keys of its own where GGUF has none for what a Hug
 them: tokenizer.llmq.stop_token_ids (the end tokens of generation_config.json), .lstrip, .rstrip and .whole_word (ids of special
 tokens that take the white space beside them or stand only as words), .nfc and .ignore_merges (where they differ from what the
 pre-tokenizer's name says), .prefix_first and .prefix_missing (the space before a text: only at its beginning, only where there
-is none), .any_space (all white space is a space).
+is none), .any_space (all white space is a space), .last_space (one stays at the end).
 """
 
 from __future__ import annotations

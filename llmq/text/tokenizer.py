@@ -20,7 +20,7 @@ __all__ = ["Tokenizer"]
 
 _HIDDEN = 1 << 2 | 1 << 3  # the token types that a text does not show: unknown and control
 _SPACE_PREFIX, _PREFIX_FIRST, _PREFIX_MISSING, _COLLAPSE_SPACES = 1, 2, 4, 8  # as in csrc/text/text.h
-_LOWER_CASE, _STRIP_ACCENTS, _ANY_SPACE = 16, 32, 64
+_LOWER_CASE, _STRIP_ACCENTS, _ANY_SPACE, _LAST_SPACE = 16, 32, 64, 128
 
 
 class Tokenizer:
@@ -57,6 +57,7 @@ class Tokenizer:
             _PREFIX_MISSING: read.flag("llmq.prefix_missing", False),
             _COLLAPSE_SPACES: spm and read.flag("ggml.remove_extra_whitespaces", False),
             _ANY_SPACE: read.flag("llmq.any_space", False),
+            _LAST_SPACE: read.flag("llmq.last_space", False),
             _LOWER_CASE: lower,
             _STRIP_ACCENTS: bert and read.flag("ggml.normalizer.strip_accents", lower),
         }
