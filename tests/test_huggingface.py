@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import goldens
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -193,6 +194,17 @@ def test_a_broken_shard_is_blamed_by_its_name(tmp_path: Path) -> None:
         with pytest.raises(error) as caught:
             open_checkpoint(path)
         assert caught.value.path == str(shard)
+
+
+def test_nan_in_a_tensor_that_is_multiplied(tmp_path: Path) -> None:
+    path = goldens.write_folder(goldens.load("falcon-h1"), tmp_path) / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    header = int.from_bytes(data[:8], "little")
+    at = 8 + header + json.loads(data[8 : 8 + header])["lm_head.weight"]["data_offsets"][0]
+    data[at : at + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(data)
+    with open_checkpoint(tmp_path) as model, pytest.raises(FormatError, match=r"'lm_head.weight' times .* has a NaN"):
+        model.tensors["output.weight"].raw()
 
 
 def test_tied_embeddings_and_buffers_are_left_out(tmp_path: Path) -> None:

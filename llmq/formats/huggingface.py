@@ -208,7 +208,11 @@ def _converted(
         values = np.ascontiguousarray(values if transform is None else transform(values))
         stored.release()
         if scale is not None:
-            return quantize(values.astype(np.float32) * scale, kind).reshape(-1)
+            try:
+                return quantize(values.astype(np.float32) * scale, kind).reshape(-1)
+            except ValueError:
+                message = f"tensor {quoted(stored.name)} times {scale.max():g} has a NaN or an infinity"
+                raise FormatError(message, path=path, offset=stored.offset) from None
         return values.reshape(-1).view(np.uint8)
 
     kind = QuantType.F32 if as_f32 else qtype
