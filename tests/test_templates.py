@@ -177,7 +177,8 @@ def test_contents_in_parts() -> None:
     wanted = {NAMED_TEMPLATES["chatml"]: "user\na\nb<", written_out: "a\nb", either: "ab", TYPED: "user:ab;"}
     for source, want in wanted.items():
         assert want in render(source, parts)
-    assert render(TYPED, [{"role": "user", "content": "Hi"}]) == "user:Hi;"
+    for source in (TYPED, "{% if tools is not none %}{{ raise_exception('tools') }}{% endif %}" + TYPED):
+        assert render(source, [{"role": "user", "content": "Hi"}]) == "user:Hi;"
     assert render(TYPED, [{"role": "user", "content": [{"type": "image"}, *parts[0]["content"]]}]) == "user:<image>ab;"
     for part in ({"type": "image_url", "image_url": {"url": "x"}}, {"type": "text"}, 5):
         with pytest.raises(ChatTemplateError, match=r"messages\[0\].content has a part of type"):

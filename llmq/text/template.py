@@ -89,8 +89,9 @@ class ChatTemplate:
         through the letters of a text as if they were parts, others write a list out as Python does."""
         probe, found = "a?b", []
         for content in (probe, _parts(probe)):
+            given = {"messages": [{"role": "user", "content": content}], "tools": None, "documents": None}
             try:
-                text = self._run({"messages": [{"role": "user", "content": content}]}, add_generation_prompt=False)
+                text = self._run(given, add_generation_prompt=False)
             except ChatTemplateError:
                 text = ""
             found.append(probe in text and f"'{probe}'" not in text and f'"{probe}"' not in text)
