@@ -19,6 +19,7 @@ enum {
     OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
     ALONE = 8192,      /* up to this many floats to write are one thread's work, and not a phase of their own */
     ALONE_PRODUCTS = 1 << 16, /* the same for attention, counted in multiplications */
+    GATED = 32,        /* from so many rows on a GLU is a part of its matmuls; fewer read one matrix after the other, which is faster */
     SHARES = 4,        /* pieces of work per thread, where pieces are made to measure */
 };
 
@@ -37,6 +38,7 @@ struct llmq_engine {
     llmq_plan plan;
     llmq_kv kv;
     llmq_pool *pool;
+    llmq_paging paging;
     atomic_int cancelled;
     block arena, ropes, shared, own, partials, index; /* own: a part per thread */
     int64_t own_part;                                 /* bytes */
@@ -68,6 +70,12 @@ static int goes_alone(const llmq_engine *e, const llmq_packed *w, int64_t m) {
 
 static const llmq_packed *matrix(const llmq_engine *e, const llmq_span *span, int32_t i) {
     return &e->weights[e->ops[span->first + i].w0].packed;
+}
+
+/* Whether the GLU behind a group of matmuls is a part of two of them. */
+static int is_gated(const llmq_engine *e, const llmq_span *span, int64_t m) {
+    return span->gate != span->up && m >= GATED &&
+           llmq_matmul_kind(matrix(e, span, span->gate), m) == llmq_matmul_kind(matrix(e, span, span->up), m);
 }
 
 /* Where the prepared inputs of a matmul group lie in the shared scratch: members of one kind share one. Returns the bytes of all. */
@@ -240,11 +248,16 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
 
 static int is_cancelled(llmq_engine *e) { return atomic_load_explicit(&e->cancelled, memory_order_relaxed); }
 
+/* 1: the first op of the span, a GLU, was done by the matmuls before it */
+static int follows_gate(const llmq_engine *e, const llmq_span *span) {
+    return span > e->plan.spans && span[-1].kind == LLMQ_MULTIPLY && is_gated(e, span - 1, rows_of(&e->batch, span - 1));
+}
+
 /* Piece `piece` of a phase that is cut into `pieces`: a share of the rows, carried through all its ops. */
 static void carry_rows(llmq_engine *e, const llmq_span *span, int64_t piece, int64_t pieces) {
     const int64_t rows = rows_of(&e->batch, span), r0 = rows * piece / pieces, r1 = rows * (piece + 1) / pieces;
     if (span->opens) fill_ropes(e, r0, r1);
-    for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) run_rows(e, span->first + i, r0, r1);
+    for (int32_t i = follows_gate(e, span); i < span->n && !is_cancelled(e); i++) run_rows(e, span->first + i, r0, r1);
 }
 
 /* The same for the input of matmuls: prepared once for each kind of them. */
@@ -270,16 +283,24 @@ static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int ti
     const int alone = goes_alone(e, matrix(e, span, 0), m);
     int64_t offsets[LLMQ_MAX_GROUP];
     if (!alone) place_inputs(e, span, m, offsets);
+    const int gated = is_gated(e, span, m);
     for (int32_t i = 0, n; i < span->n && !is_cancelled(e); i += n) {
         llmq_product products[LLMQ_MAX_GROUP]; /* neighbours of one kind */
+        int32_t n_products = 0;
         const llmq_packed *w = matrix(e, span, i);
         for (n = 0; i + n < span->n && llmq_matmul_kind(matrix(e, span, i + n), m) == llmq_matmul_kind(w, m); n++) {
-            const llmq_op *op = &e->ops[span->first + i + n];
-            products[n] = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
-                                         .out = value(e, op->out), .ldo = width(e, op->out)};
+            const llmq_op *op = &e->ops[span->first + i + n], *glu = &e->ops[span->first + span->n];
+            if (gated && i + n == span->up) continue;
+            const int is_gate = gated && i + n == span->gate;
+            const int32_t out = is_gate ? glu->out : op->out;
+            products[n_products++] = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
+                                                    .out = value(e, out), .ldo = width(e, out),
+                                                    .by = is_gate ? matrix(e, span, span->up) : NULL, .act = is_gate ? glu->i[0] : 0};
         }
         if (alone) llmq_matmul_prepare(w, value(e, a), m, width(e, a), own, 0, 1);
-        llmq_matmul_run(products, n, value(e, a), m, width(e, a), alone ? own : e->shared.data + offsets[i], taken_of(e, span->first + i), tid, nth);
+        if (n_products == 0) continue;
+        llmq_matmul_run(products, n_products, value(e, a), m, width(e, a), alone ? own : e->shared.data + offsets[i],
+                        taken_of(e, span->first + i), tid, nth);
     }
 }
 
@@ -403,10 +424,11 @@ void llmq_engine_free(llmq_engine *e) {
 llmq_weight *llmq_engine_weight(llmq_engine *e, int32_t i) { return &e->weights[i]; }
 llmq_kv *llmq_engine_kv(llmq_engine *e) { return &e->kv; }
 
-llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
+llmq_status llmq_engine_pack(llmq_engine *e, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge,
                              int passing) {
     llmq_packed w;
-    const llmq_status status = llmq_packed_new(&w, type, n, k, experts, rows, huge_pages, e->pool, &e->phases[e->plan.n_spans]);
+    e->paging.huge = huge;
+    const llmq_status status = llmq_packed_new(&w, type, n, k, experts, rows, &e->paging, e->pool, &e->phases[e->plan.n_spans]);
     if (status != LLMQ_OK) return status;
     free(e->weights[i].packed.data);
     e->weights[i].packed = w;
@@ -505,7 +527,8 @@ static void set_modes(llmq_engine *e, uint32_t parts) {
     for (int32_t i = 0; i < e->plan.n_spans; i++) {
         const llmq_span *span = &e->plan.spans[i];
         const int64_t m = rows_of(&e->batch, span);
-        const int skipped = m == 0 || !(parts >> span->part & 1) || (span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m));
+        const int skipped = m == 0 || !(parts >> span->part & 1) || (span->kind == LLMQ_PREPARE && goes_alone(e, matrix(e, span, 0), m)) ||
+                            (span->kind == LLMQ_BY_ROWS && span->n == follows_gate(e, span));
         e->phases[i].mode = skipped ? LLMQ_SKIPPED : begun && is_small(e, span, m) ? LLMQ_ALONE : LLMQ_TOGETHER;
         begun |= !skipped;
     }

@@ -20,6 +20,7 @@ typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
     int64_t floats;    /* written per row */
     int32_t part;      /* all of them are of this part of the tape */
     int32_t opens;     /* the first of its part over all tokens: it also fills the tables of cosines and sines */
+    int32_t gate, up;  /* MULTIPLY: matmuls whose results only the GLU that follows the phase reads, so that it can be a part of them; else 0, 0 */
 } llmq_span;
 
 typedef struct llmq_rope { /* a distinct table of cosines and sines */
@@ -51,8 +52,8 @@ void llmq_engine_free(llmq_engine *);
 llmq_kv *llmq_engine_kv(llmq_engine *);
 
 /* Weights, before the first batch. What MATMUL reads is checked (LLMQ_ERR_NONFINITE) and packed by all threads into memory of the engine;
- * vectors and the rows of EMBED are set in place and stay the caller's memory. */
-llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
+ * vectors and the rows of EMBED are set in place and stay the caller's memory. huge: of llmq_paging. */
+llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge,
                              int passing);
 llmq_weight *llmq_engine_weight(llmq_engine *, int32_t i);
 int64_t llmq_engine_scratch(const llmq_engine *, int32_t n); /* bytes that a batch of n tokens with one output needs beside the pages */

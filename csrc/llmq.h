@@ -145,10 +145,16 @@ typedef struct llmq_rows {
     int fd;
     int64_t offset;
 } llmq_rows;
+/* What kind of pages is asked for, and what the last ones of each cost: nanoseconds of a thread for 2 MB, 0: not known. */
+enum { LLMQ_HUGE_OFF, LLMQ_HUGE_ON, LLMQ_HUGE_MEASURED };
+typedef struct llmq_paging {
+    int huge;
+    int64_t small_cost, huge_cost;
+} llmq_paging;
 /* The same by all threads of a pool, into memory that is to be freed; rows are not read afterwards. LLMQ_ERR_NONFINITE, _NOMEM, _READ and
- * those of the plan leave nothing to free. huge_pages: advise the system to take such. */
-llmq_status llmq_packed_new(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
-                            llmq_pool *, llmq_phase *);
+ * those of the plan leave nothing to free. */
+llmq_status llmq_packed_new(llmq_packed *, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, llmq_paging *, llmq_pool *,
+                            llmq_phase *);
 void llmq_packed_row(const llmq_packed *, int64_t expert, int64_t row, float *dst);             /* dequantized, equal to the codec */
 
 /* out[m][ldo] = x[m][ldx] . W^T (+ bias). Two phases: all shares tid of nth of prepare, which converts the activations (8-bit
@@ -161,6 +167,8 @@ typedef struct llmq_product {
     const float *bias;                  /* [w->n], or NULL */
     float *out;
     int64_t ldo;
+    const llmq_packed *by;              /* NULL, or of the same shape and kind, without biases: out = act(x . W^T) * (x . by^T) */
+    int32_t act;                        /* of GLU */
 } llmq_product;
 int64_t llmq_matmul_scratch(const llmq_packed *, int64_t m, int nth);  /* bytes of 64-byte aligned scratch */
 int llmq_matmul_kind(const llmq_packed *, int64_t m);                  /* equal kinds and equal k share one prepared x */

@@ -7,11 +7,53 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kernels.h"
 
 enum { PIECE = 1 << 18, HUGE = 2 << 20 }; /* bytes of strips that a thread takes at a time; of a huge page */
+
+/* ---- pages ----------------------------------------------------------------------------------------------------------------- */
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Asks for the pages of a piece at once, so that not each of them is a fault, and says how long that took. 0: the system cannot, they
+ * come one by one. */
+static int64_t have_pages(const uint8_t *from, const uint8_t *to) {
+#ifdef MADV_POPULATE_WRITE
+    const int64_t start = now_ns();
+    const uintptr_t begin = (uintptr_t)from & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
+    return madvise((void *)begin, (uintptr_t)to - begin, MADV_POPULATE_WRITE) == 0 ? now_ns() - start : 0;
+#else
+    (void)from, (void)to;
+    return 0;
+#endif
+}
+
+/* Whether the next memory is to be of huge pages. MEASURED: once it is known what small ones cost, and while huge ones cost no more: where
+ * a host has taken unused memory back, it is the large runs of it that are gone, and come slowly. */
+static int wants_huge(const llmq_paging *p, int64_t bytes) {
+    if (bytes < HUGE || p->huge == LLMQ_HUGE_OFF) return 0;
+    return p->huge == LLMQ_HUGE_ON || (p->small_cost > 0 && p->huge_cost <= p->small_cost);
+}
+
+static void *new_memory(int64_t bytes, int huge) {
+    void *data;
+    if (posix_memalign(&data, bytes >= HUGE ? HUGE : 64, (size_t)bytes) != 0) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (huge) (void)madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* advice: nothing is lost when it is not taken */
+#else
+    (void)huge;
+#endif
+    return data;
+}
+
+/* ---- packing --------------------------------------------------------------------------------------------------------------- */
 
 static int64_t row_bytes(const llmq_packed *w) {
     const llmq_codec *codec = llmq_codec_of(w->type);
@@ -41,6 +83,7 @@ typedef struct {
     const llmq_packed *w;
     llmq_rows rows;
     int64_t pieces;
+    _Atomic int64_t paging;    /* nanoseconds that pages took, of all threads */
     atomic_int status, error; /* of whatever went wrong last; errno of LLMQ_ERR_READ */
 } packing;
 
@@ -63,23 +106,23 @@ static int read_all(packing *p, uint8_t *to, int64_t bytes, int64_t offset) {
     return 1;
 }
 
-/* Asks for the pages of a piece at once, so that not each of them is a fault. Where the system cannot, they come one by one. */
-static void have_pages(const uint8_t *from, const uint8_t *to) {
-#ifdef MADV_POPULATE_WRITE
-    const uintptr_t begin = (uintptr_t)from & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
-    (void)madvise((void *)begin, (uintptr_t)to - begin, MADV_POPULATE_WRITE);
-#else
-    (void)from, (void)to;
-#endif
+/* Which piece is the i-th to be taken, or `pieces`: threads that take in turns are in runs of their own, since two in one huge page would
+ * both clear it. */
+static int64_t piece_at(int64_t pieces, int64_t i, int nth) {
+    const int64_t run = i % nth, piece = pieces * run / nth + i / nth;
+    return piece < pieces * (run + 1) / nth ? piece : pieces;
 }
 
 static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
     packing *p = arg;
     const llmq_packed *w = p->w;
     const int64_t all = w->strips * w->experts, most = (all + p->pieces - 1) / p->pieces * LLMQ_STRIP * row_bytes(w);
+    const int64_t turns = (p->pieces + nth - 1) / nth * nth;
     uint8_t *buffer = NULL;
-    (void)phase, (void)tid, (void)nth;
-    for (int64_t i; atomic_load(&p->status) == LLMQ_OK && (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < p->pieces;) {
+    (void)phase, (void)tid;
+    for (int64_t turn; atomic_load(&p->status) == LLMQ_OK && (turn = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < turns;) {
+        const int64_t i = piece_at(p->pieces, turn, nth);
+        if (i == p->pieces) continue;
         const int64_t first = all * i / p->pieces, end = all * (i + 1) / p->pieces, begin = row_of(w, first) * row_bytes(w);
         const uint8_t *from = buffer;
         if (p->rows.memory != NULL) {
@@ -89,30 +132,26 @@ static void work(void *arg, int phase, int64_t *next, int tid, int nth) {
             if (buffer == NULL || !read_all(p, buffer, row_of(w, end) * row_bytes(w) - begin, p->rows.offset + begin)) break;
             from = buffer;
         }
-        have_pages(w->data + first * w->strip_bytes, w->data + end * w->strip_bytes);
+        atomic_fetch_add(&p->paging, have_pages(w->data + first * w->strip_bytes, w->data + end * w->strip_bytes));
         if (!pack_strips(w, first, end, from)) fail(p, LLMQ_ERR_NONFINITE, 0);
     }
     free(buffer);
 }
 
-llmq_status llmq_packed_new(llmq_packed *w, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, int huge_pages,
+llmq_status llmq_packed_new(llmq_packed *w, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows, llmq_paging *paging,
                             llmq_pool *pool, llmq_phase *phase) {
     const llmq_status status = llmq_pack_plan(w, type, n, k, experts);
     if (status != LLMQ_OK) return status;
     const int64_t bytes = w->strips * w->strip_bytes * experts, most = w->strips * experts;
-    void *data;
-    if (posix_memalign(&data, bytes >= HUGE ? HUGE : 64, (size_t)bytes) != 0) return LLMQ_ERR_NOMEM;
-#ifdef MADV_HUGEPAGE
-    if (huge_pages && bytes >= HUGE) (void)madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* advice: nothing is lost when it is not taken */
-#else
-    (void)huge_pages;
-#endif
-    w->data = data;
+    const int huge = wants_huge(paging, bytes);
+    w->data = new_memory(bytes, huge);
+    if (w->data == NULL) return LLMQ_ERR_NOMEM;
     const int64_t pieces = bytes / PIECE + 1 < most ? bytes / PIECE + 1 : most;
     packing job = {.w = w, .rows = rows, .pieces = pieces < 1 << 20 ? pieces : 1 << 20};
     llmq_pool_run(pool, phase, 1, work, &job);
+    if (bytes >= HUGE) *(huge ? &paging->huge_cost : &paging->small_cost) = job.paging / (bytes / HUGE);
     if (job.status == LLMQ_OK) return LLMQ_OK;
-    free(data);
+    free(w->data);
     w->data = NULL;
     errno = job.error;
     return (llmq_status)job.status;

@@ -7,7 +7,7 @@
  * different times are covered by the same rule.
  *
  * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention and each recurrent op
- * is a phase, and so are neighbouring multiplications by experts. What is left of these for a batch is decided by the engine: it skips phases, and leaves small
+ * is a phase, and so are neighbouring multiplications by experts. Two matmuls and the GLU of their results are found, which can run as one. What is left of these for a batch is decided by the engine: it skips phases, and leaves small
  * ones to one thread. */
 #include <stdlib.h>
 
@@ -89,6 +89,32 @@ static int continues(const tape *t, const llmq_span *span, const llmq_op *first,
     return 1;
 }
 
+static int overlap(const llmq_value *x, const llmq_value *y) {
+    return x->offset < y->offset + y->width && y->offset < x->offset + x->width;
+}
+
+/* The matmul of a span that gives v, which nothing but op `reader` may read. */
+static int32_t given_by(const tape *t, const llmq_span *span, const llmq_op *ops, int32_t n_ops, int32_t v, int32_t reader) {
+    int32_t found = -1;
+    for (int32_t i = 0; i < n_ops; i++)
+        if (i != reader && (ops[i].a == v || ops[i].b == v)) return -1;
+    for (int32_t i = 0; i < span->n; i++)
+        if (ops[span->first + i].out == v && ops[span->first + i].w1 < 0 && v != t->result) found = i;
+    return found;
+}
+
+/* Finds the GLU of a span's results. What it writes must not be what the matmuls read, which other threads are still at. */
+static void find_gate(const tape *t, llmq_span *span, const llmq_op *ops, int32_t n_ops) {
+    const int32_t next = span->first + span->n;
+    const llmq_op *glu = &ops[next];
+    if (next >= n_ops || glu->kind != LLMQ_OP_GLU || glu->out == t->result || glu->part != span->part) return;
+    if (overlap(&t->values[glu->out], &t->values[ops[span->first].a])) return;
+    const int32_t gate = given_by(t, span, ops, n_ops, glu->a, next), up = given_by(t, span, ops, n_ops, glu->b, next);
+    if (gate < 0 || up < 0 || gate == up) return;
+    span->gate = gate;
+    span->up = up;
+}
+
 llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, const llmq_value *values, int32_t n_values, int32_t result) {
     const tape t = {values, result};
     access *since = malloc(((size_t)n_ops + 1) * MAX_ACCESSES * sizeof *since); /* of the last span */
@@ -129,6 +155,8 @@ llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, c
         opens_well &= !span->opens || ops[span->first].kind == LLMQ_OP_EMBED;
     }
     free(since);
+    for (int32_t i = 0; i < plan->n_spans; i++)
+        if (plan->spans[i].kind == LLMQ_MULTIPLY) find_gate(&t, &plan->spans[i], ops, n_ops);
     /* the tables are filled along with the first op of a part, which goes by rows over all tokens */
     if (n_ops < 1 || !opens_well) {
         llmq_plan_free(plan);

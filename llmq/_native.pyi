@@ -120,7 +120,7 @@ class EngineCore:
         rows: npt.NDArray[np.uint8] | None,
         fd: int,
         offset: int,
-        huge_pages: bool,
+        huge_pages: bool | None,
         passing: bool,
     ) -> bool: ...
     def set_vector(self, i: int, vector: npt.NDArray[np.float32]) -> None: ...

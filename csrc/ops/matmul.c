@@ -70,9 +70,10 @@ static int64_t prepared_bytes(int kind, int64_t k, int64_t m) {
 static int64_t tile_sum_bytes(int64_t m) { return min64(tile_rows(m), TILES_BLOCK) * LLMQ_STRIP * 4; }
 static int64_t tile_strips(int64_t m) { return min64(TILES_CHUNK, TILES_SUMS / tile_sum_bytes(m)); }
 
+/* The sums of two matrices: of tiles, each has half of the strips then. */
 static int64_t thread_bytes(int kind, int64_t m) {
     if (kind == TILES) return LLMQ_TILES_SCRATCH + tile_strips(m) * tile_sum_bytes(m);
-    return LLMQ_PANEL + min64(m, M_BLOCK) * LLMQ_STRIPS_AT_ONCE * LLMQ_STRIP * 4;
+    return LLMQ_PANEL + 2 * min64(m, M_BLOCK) * LLMQ_STRIPS_AT_ONCE * LLMQ_STRIP * 4;
 }
 
 int64_t llmq_matmul_scratch(const llmq_packed *w, int64_t m, int nth) {
@@ -101,11 +102,13 @@ void llmq_matmul_prepare(const llmq_packed *w, const float *x, int64_t m, int64_
 
 /* ---- run ---------------------------------------------------------------------------------------------------------------- */
 
-static const uint8_t *strip_at(const llmq_product *p, int64_t i) { return p->w->data + (p->expert * p->w->strips + i) * p->w->strip_bytes; }
+static const uint8_t *strip_of(const llmq_packed *w, int64_t expert, int64_t i) { return w->data + (expert * w->strips + i) * w->strip_bytes; }
+static const uint8_t *strip_at(const llmq_product *p, int64_t i) { return strip_of(p->w, p->expert, i); }
 
 typedef struct job {
-    const llmq_packed *w;
-    const uint8_t *strips;      /* of the expert */
+    const llmq_packed *w, *by;
+    const uint8_t *strips, *by_strips; /* of the expert */
+    int32_t act;
     const uint8_t *ahead;       /* what this thread multiplies after the strips at hand; NULL: nothing */
     const float *bias, *x;
     const int32_t *rows;        /* row t of the result is row rows[t] of out; NULL: row t */
@@ -135,52 +138,72 @@ static void put(const job *j, int64_t strip, int64_t count, int64_t next, int64_
     }
 }
 
+/* out = act(sums) * other, before it is put; by rows and columns as both lie. */
+static void gate(const job *j, const float *other, int64_t floats) { llmq_kernels_used()->glu(j->sums, j->sums, other, floats, j->act); }
+
 static void run_x8(const job *j, int64_t first, int64_t last) {
     const int64_t stride = llmq_x8_stride(j->w->k), block = max64(1, min64(M_BLOCK, X_BLOCK / stride));
     for (int64_t t = 0; t < j->m; t += block) {
         const int64_t m = min64(block, j->m - t);
-        llmq_mm_quant_fn *const mm = integers_of(j->w, m);
+        const uint8_t *x = j->prepared + t * stride;
+        float *const other = j->sums + LLMQ_STRIPS_AT_ONCE * m * LLMQ_STRIP;
         for (int64_t s = first, count; s < last; s += count) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
             const uint8_t *ahead = s + count < last ? j->strips + (s + count) * j->w->strip_bytes : j->ahead;
-            mm(j->w, j->strips + s * j->w->strip_bytes, count, ahead, j->prepared + t * stride, m, j->panel, j->sums);
+            const uint8_t *by = j->by ? j->by_strips + s * j->by->strip_bytes : NULL;
+            integers_of(j->w, m)(j->w, j->strips + s * j->w->strip_bytes, count, by ? by : ahead, x, m, j->panel, j->sums);
+            if (by) integers_of(j->by, m)(j->by, by, count, ahead, x, m, j->panel, other);
+            if (by) gate(j, other, count * m * LLMQ_STRIP);
             put(j, s, count, m * LLMQ_STRIP, t, m);
         }
     }
+}
+
+static llmq_mm_float_fn *floats_of(const llmq_packed *w) {
+    const llmq_kernels *kernels = llmq_kernels_used();
+    return w->type == LLMQ_F32 ? kernels->mm_f32 : w->type == LLMQ_F16 ? kernels->mm_f16 : kernels->mm_bf16;
 }
 
 static void run_floats(const job *j, int64_t first, int64_t last) {
-    const llmq_kernels *kernels = llmq_kernels_used();
-    llmq_mm_float_fn *const mm = j->w->type == LLMQ_F32 ? kernels->mm_f32 : j->w->type == LLMQ_F16 ? kernels->mm_f16 : kernels->mm_bf16;
     const int64_t block = max64(1, min64(M_BLOCK, X_BLOCK / (4 * j->w->k)));
     for (int64_t t = 0; t < j->m; t += block) {
         const int64_t m = min64(block, j->m - t);
+        const float *x = j->x + t * j->ldx;
+        float *const other = j->sums + LLMQ_STRIPS_AT_ONCE * m * LLMQ_STRIP;
         for (int64_t s = first, count; s < last; s += count) {
             count = min64(last - s, LLMQ_STRIPS_AT_ONCE);
-            mm(j->w, j->strips + s * j->w->strip_bytes, count, j->x + t * j->ldx, j->ldx, m, j->panel, j->sums);
+            floats_of(j->w)(j->w, j->strips + s * j->w->strip_bytes, count, x, j->ldx, m, j->panel, j->sums);
+            if (j->by) floats_of(j->by)(j->by, j->by_strips + s * j->by->strip_bytes, count, x, j->ldx, m, j->panel, other);
+            if (j->by) gate(j, other, count * m * LLMQ_STRIP);
             put(j, s, count, m * LLMQ_STRIP, t, m);
         }
     }
 }
 
+/* Strips of a job that are multiplied at once by tiles, at most. */
+static int64_t tile_strips_of(int gated, int64_t m) { return gated ? tile_strips(m) / 2 : tile_strips(m); }
+
 static void run_tiles(const job *j, int64_t first, int64_t last) {
     for (int64_t t = 0; t < j->m; t += TILES_BLOCK) {
-        const int64_t m = min64(TILES_BLOCK, j->m - t), rows = tile_rows(m);
-        tiles_of(j->w)(j->w, j->strips + first * j->w->strip_bytes, last - first, j->prepared + t * tile_row_bytes(j->w->k), m, j->panel,
-                       j->sums);
-        put(j, first, last - first, rows * LLMQ_STRIP, t, m);
+        const int64_t m = min64(TILES_BLOCK, j->m - t), floats = (last - first) * tile_rows(m) * LLMQ_STRIP;
+        const uint8_t *x = j->prepared + t * tile_row_bytes(j->w->k);
+        tiles_of(j->w)(j->w, j->strips + first * j->w->strip_bytes, last - first, x, m, j->panel, j->sums);
+        if (j->by) tiles_of(j->by)(j->by, j->by_strips + first * j->by->strip_bytes, last - first, x, m, j->panel, j->sums + floats);
+        if (j->by) gate(j, j->sums + floats, floats);
+        put(j, first, last - first, tile_rows(m) * LLMQ_STRIP, t, m);
     }
 }
 
 static void run_strips(int kind, const job *j, int64_t first, int64_t last) {
     if (is_x8(kind)) run_x8(j, first, last);
     else if (kind == FLOATS) run_floats(j, first, last);
-    else for (int64_t s = first, most = tile_strips(j->m); s < last; s += most) run_tiles(j, s, min64(s + most, last));
+    else for (int64_t s = first, most = tile_strips_of(j->by != NULL, j->m); s < last; s += most) run_tiles(j, s, min64(s + most, last));
 }
 
 /* A job with its scratch: what was prepared, and `mine`, thread_bytes of it. */
 static job job_of(int kind, const llmq_product *p, int64_t m, const void *prepared, uint8_t *mine) {
-    return (job){.w = p->w, .strips = strip_at(p, 0), .bias = p->bias, .m = m, .prepared = prepared, .panel = mine, .out = p->out, .ldo = p->ldo,
+    return (job){.w = p->w, .strips = strip_at(p, 0), .by = p->by, .by_strips = p->by ? strip_of(p->by, p->expert, 0) : NULL, .act = p->act,
+                 .bias = p->bias, .m = m, .prepared = prepared, .panel = mine, .out = p->out, .ldo = p->ldo,
                  .sums = (float *)(void *)(mine + (kind == TILES ? LLMQ_TILES_SCRATCH : LLMQ_PANEL))};
 }
 
@@ -192,10 +215,14 @@ static const llmq_product *product_at(const llmq_product *products, int32_t n, i
 
 static llmq_turns turns_of(int kind, const llmq_product *products, int32_t n, int64_t m, uint64_t *taken, int tid, int nth) {
     llmq_turns t = {.taken = taken, .tid = tid, .nth = nth};
-    for (int32_t i = 0; i < n; i++) t.all += products[i].w->strips;
+    int gated = 0;
+    for (int32_t i = 0; i < n; i++) {
+        t.all += products[i].w->strips;
+        gated |= products[i].by != NULL;
+    }
     t.parts = kind == TILES ? 2 : 4;
     t.least = kind == TILES ? max64(2, min64(t.all / nth / 2 * 2, TILES_LEAST)) : LLMQ_STRIPS_AT_ONCE;
-    t.most = kind == TILES ? tile_strips(m) : m == 1 ? 16 : 8; /* many enough to use x while it is near */
+    t.most = kind == TILES ? tile_strips_of(gated, m) : m == 1 ? 16 : 8; /* many enough to use x while it is near */
     return t;
 }
 

@@ -59,9 +59,9 @@ class NativeEngine:
     tensors: by GGUF name, float vectors and matrices of any type; read once, what MATMUL uses is packed into memory of the
     engine, and only the embedding rows stay views of the file (with tied embeddings nothing does). n_threads: 1 to 64; the
     result does not depend on it. n_ctx: positions of each sequence, default the trained limit; keys and values take memory as
-    sequences grow, in `kv_type` (KV_TYPES). n_batch: tokens computed at once; longer batches are cut. huge_pages:
-    advise the kernel to back weights with huge pages (default: the environment variable LLMQ_HUGE_PAGES=1); a gain on some
-    machines, a loss on others. progress: called with ("load", bytes done, bytes in all).
+    sequences grow, in `kv_type` (KV_TYPES). n_batch: tokens computed at once; longer batches are cut. huge_pages: ask for
+    weights to lie in huge pages or not (default: 1 or 0 of the environment variable LLMQ_HUGE_PAGES); None, while they cost no
+    more than small ones as it loads, which is measured. progress: called with ("load", bytes done, bytes in all).
 
     Raises FormatError for a tensor with a scale that is NaN or infinite, UnsupportedQuantError for one that has no kernel,
     OutOfMemoryError when weights, scratch and the first n_batch positions would not fit, Cancelled when progress returns False.
@@ -90,7 +90,7 @@ class NativeEngine:
         if kv_type.lower() not in KV_TYPES:
             raise ValueError(f"kv_type: one of {', '.join(KV_TYPES)} expected, found {kv_type!r}")
         self.n_threads, self.n_batch, self.kv_type = n_threads, n_batch, parse_type(kv_type)
-        self._huge_pages = os.environ.get("LLMQ_HUGE_PAGES") == "1" if huge_pages is None else huge_pages
+        self._huge_pages = {"1": True, "0": False}.get(os.environ.get("LLMQ_HUGE_PAGES", "")) if huge_pages is None else huge_pages
         self._lock = threading.RLock()
         self._core: _native.EngineCore | None = None
         self._ids: dict[int, int] = {}  # sequence -> its number in the core

@@ -40,6 +40,10 @@ cdef extern from "engine.h" nogil:
     void llmq_kv_close(llmq_kv *, int32_t seq)
     void llmq_kv_attach(llmq_kv *, int32_t seq, int32_t source)
 
+    enum:
+        LLMQ_HUGE_OFF
+        LLMQ_HUGE_ON
+        LLMQ_HUGE_MEASURED
     ctypedef struct llmq_rows:
         const void *memory
         int fd
@@ -50,7 +54,7 @@ cdef extern from "engine.h" nogil:
     void llmq_engine_free(llmq_engine *)
     llmq_kv *llmq_engine_kv(llmq_engine *)
     llmq_status llmq_engine_pack(llmq_engine *, int32_t i, int32_t type, int64_t n, int64_t k, int64_t experts, llmq_rows rows,
-                                 int huge_pages, int passing)
+                                 int huge, int passing)
     llmq_weight *llmq_engine_weight(llmq_engine *, int32_t i)
     int64_t llmq_engine_scratch(const llmq_engine *, int32_t n)
     llmq_status llmq_engine_check(llmq_engine *, const llmq_batch *, int32_t n_vocab)
@@ -103,11 +107,12 @@ cdef class EngineCore:
     # -- weights
 
     def pack(self, int i, int type, int64_t n, int64_t k, int64_t experts, const uint8_t[::1] rows, int fd, int64_t offset,
-             bint huge_pages, bint passing):
+             object huge_pages, bint passing):
         """Check and pack the rows of weight i for MATMUL; False when a scale is NaN or infinite. `rows` is not needed afterwards;
-        None: they are in file `fd` from byte `offset` on. EOFError where it ends before them, OSError from the disk."""
+        None: they are in file `fd` from byte `offset` on. huge_pages: None when that is measured. EOFError where it ends before them, OSError from the disk."""
         cdef llmq_status status
         cdef int error
+        cdef int huge = LLMQ_HUGE_MEASURED if huge_pages is None else LLMQ_HUGE_ON if huge_pages else LLMQ_HUGE_OFF
         cdef llmq_rows source = llmq_rows(NULL, fd, offset)
         if not 0 <= i < self.n_weights or llmq_codec_of(type) == NULL:
             raise ValueError(f"pack: weight {i} of type {type}")
@@ -116,7 +121,7 @@ cdef class EngineCore:
                 raise ValueError(f"pack: {rows.shape[0]} bytes are not {experts} x {n} x {k} weights of type {type}")
             source.memory = &rows[0]
         with nogil:
-            status = llmq_engine_pack(self.engine, i, type, n, k, experts, source, huge_pages, passing)
+            status = llmq_engine_pack(self.engine, i, type, n, k, experts, source, huge, passing)
             error = errno
         if status == LLMQ_ERR_NONFINITE:
             return False
