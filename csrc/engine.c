@@ -19,7 +19,7 @@ enum {
     OWN_INPUT = 16384, /* up to this many activations every thread prepares a matmul's input for itself: cheaper than a phase */
     ALONE = 8192,      /* up to this many floats to write are one thread's work, and not a phase of their own */
     ALONE_PRODUCTS = 1 << 16, /* the same for attention, counted in multiplications */
-    GATED = 32,        /* from so many rows on a GLU is a part of its matmuls; fewer read one matrix after the other, which is faster */
+    GATED = 32,        /* from so many rows on a GLU is a part of the products before it; fewer read one matrix after the other, which is faster */
     SHARES = 4,        /* pieces of work per thread, where pieces are made to measure */
 };
 
@@ -72,10 +72,11 @@ static const llmq_packed *matrix(const llmq_engine *e, const llmq_span *span, in
     return &e->weights[e->ops[span->first + i].w0].packed;
 }
 
-/* Whether the GLU behind a group of matmuls is a part of two of them. */
+/* Whether the GLU behind a group of products is a part of two of them, for a batch of m rows. An expert may get fewer. */
 static int is_gated(const llmq_engine *e, const llmq_span *span, int64_t m) {
-    return span->gate != span->up && m >= GATED &&
-           llmq_matmul_kind(matrix(e, span, span->gate), m) == llmq_matmul_kind(matrix(e, span, span->up), m);
+    if (span->gate == span->up || m < GATED) return 0;
+    const llmq_packed *gate = matrix(e, span, span->gate), *up = matrix(e, span, span->up);
+    return llmq_matmul_kind(gate, m) == llmq_matmul_kind(up, m) && llmq_matmul_kind(gate, 1) == llmq_matmul_kind(up, 1);
 }
 
 /* Where the prepared inputs of a matmul group lie in the shared scratch: members of one kind share one. Returns the bytes of all. */
@@ -248,9 +249,9 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
 
 static int is_cancelled(llmq_engine *e) { return atomic_load_explicit(&e->cancelled, memory_order_relaxed); }
 
-/* 1: the first op of the span, a GLU, was done by the matmuls before it */
+/* 1: the first op of the span, a GLU, was done in the phase before */
 static int follows_gate(const llmq_engine *e, const llmq_span *span) {
-    return span > e->plan.spans && span[-1].kind == LLMQ_MULTIPLY && is_gated(e, span - 1, rows_of(&e->batch, span - 1));
+    return span > e->plan.spans && is_gated(e, span - 1, rows_of(&e->batch, span - 1));
 }
 
 /* Piece `piece` of a phase that is cut into `pieces`: a share of the rows, carried through all its ops. */
@@ -284,18 +285,22 @@ static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int ti
     int64_t offsets[LLMQ_MAX_GROUP];
     if (!alone) place_inputs(e, span, m, offsets);
     const int gated = is_gated(e, span, m);
+    const llmq_op *const glu = &e->ops[span->first + span->n];
     for (int32_t i = 0, n; i < span->n && !is_cancelled(e); i += n) {
         llmq_product products[LLMQ_MAX_GROUP]; /* neighbours of one kind */
         int32_t n_products = 0;
         const llmq_packed *w = matrix(e, span, i);
         for (n = 0; i + n < span->n && llmq_matmul_kind(matrix(e, span, i + n), m) == llmq_matmul_kind(w, m); n++) {
-            const llmq_op *op = &e->ops[span->first + i + n], *glu = &e->ops[span->first + span->n];
+            const llmq_op *op = &e->ops[span->first + i + n];
             if (gated && i + n == span->up) continue;
-            const int is_gate = gated && i + n == span->gate;
-            const int32_t out = is_gate ? glu->out : op->out;
-            products[n_products++] = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
-                                                    .out = value(e, out), .ldo = width(e, out),
-                                                    .by = is_gate ? matrix(e, span, span->up) : NULL, .act = is_gate ? glu->i[0] : 0};
+            llmq_product *p = &products[n_products++];
+            *p = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
+                                .out = value(e, op->out), .ldo = width(e, op->out)};
+            if (gated && i + n == span->gate) {
+                p->by = matrix(e, span, span->up);
+                p->act = glu->i[0];
+                p->out = value(e, glu->out);
+            }
         }
         if (alone) llmq_matmul_prepare(w, value(e, a), m, width(e, a), own, 0, 1);
         if (n_products == 0) continue;
@@ -326,11 +331,20 @@ static void recur(llmq_engine *e, const llmq_span *span, int64_t *next, int nth)
 }
 
 static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int tid, int nth) {
+    const int64_t m = rows_of(&e->batch, span);
+    const int gated = is_gated(e, span, m);
+    const llmq_op *const glu = &e->ops[span->first + span->n];
     for (int32_t i = span->first; i < span->first + span->n && !is_cancelled(e); i++) {
         const llmq_op *op = &e->ops[i];
-        llmq_experts x = experts_of(e, op, rows_of(&e->batch, span));
+        if (gated && i == span->first + span->up) continue;
+        llmq_experts x = experts_of(e, op, m);
         x.x = value(e, op->a);
         x.out = value(e, op->out);
+        if (gated && i == span->first + span->gate) {
+            x.by = matrix(e, span, span->up);
+            x.act = glu->i[0];
+            x.out = value(e, glu->out);
+        }
         x.choice = op->b >= 0 ? value(e, op->b) : NULL;
         x.choice_width = op->b >= 0 ? width(e, op->b) : 0;
         llmq_experts_run(&x, own, taken_of(e, i), tid, nth);

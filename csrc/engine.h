@@ -20,7 +20,7 @@ typedef struct llmq_span { /* a phase: ops first .. first + n - 1 */
     int64_t floats;    /* written per row */
     int32_t part;      /* all of them are of this part of the tape */
     int32_t opens;     /* the first of its part over all tokens: it also fills the tables of cosines and sines */
-    int32_t gate, up;  /* MULTIPLY: matmuls whose results only the GLU that follows the phase reads, so that it can be a part of them; else 0, 0 */
+    int32_t gate, up;  /* MULTIPLY and EXPERTS: those of its ops whose results only the GLU after the phase reads; or 0, 0 */
 } llmq_span;
 
 typedef struct llmq_rope { /* a distinct table of cosines and sines */

@@ -89,11 +89,13 @@ static int continues(const tape *t, const llmq_span *span, const llmq_op *first,
     return 1;
 }
 
-static int overlap(const llmq_value *x, const llmq_value *y) {
+static int overlap(const tape *t, int32_t v, int32_t u) {
+    if (u < 0) return 0;
+    const llmq_value *x = &t->values[v], *y = &t->values[u];
     return x->offset < y->offset + y->width && y->offset < x->offset + x->width;
 }
 
-/* The matmul of a span that gives v, which nothing but op `reader` may read. */
+/* The op of a span that gives v without a bias, if nothing but op `reader` may read v; else -1. */
 static int32_t given_by(const tape *t, const llmq_span *span, const llmq_op *ops, int32_t n_ops, int32_t v, int32_t reader) {
     int32_t found = -1;
     for (int32_t i = 0; i < n_ops; i++)
@@ -103,14 +105,15 @@ static int32_t given_by(const tape *t, const llmq_span *span, const llmq_op *ops
     return found;
 }
 
-/* Finds the GLU of a span's results. What it writes must not be what the matmuls read, which other threads are still at. */
+/* Finds the GLU of two results of a span. What it writes must not be what its matrices read, which other threads are still at. */
 static void find_gate(const tape *t, llmq_span *span, const llmq_op *ops, int32_t n_ops) {
     const int32_t next = span->first + span->n;
-    const llmq_op *glu = &ops[next];
-    if (next >= n_ops || glu->kind != LLMQ_OP_GLU || glu->out == t->result || glu->part != span->part) return;
-    if (overlap(&t->values[glu->out], &t->values[ops[span->first].a])) return;
-    const int32_t gate = given_by(t, span, ops, n_ops, glu->a, next), up = given_by(t, span, ops, n_ops, glu->b, next);
+    if (next >= n_ops || ops[next].kind != LLMQ_OP_GLU || ops[next].part != span->part || ops[next].out == t->result) return;
+    const int32_t gate = given_by(t, span, ops, n_ops, ops[next].a, next), up = given_by(t, span, ops, n_ops, ops[next].b, next);
     if (gate < 0 || up < 0 || gate == up) return;
+    const llmq_op *x = &ops[span->first + gate], *y = &ops[span->first + up];
+    if (x->kind != y->kind || x->a != y->a || x->b != y->b || x->i[0] != y->i[0]) return;
+    if (overlap(t, ops[next].out, x->a) || overlap(t, ops[next].out, x->b)) return;
     span->gate = gate;
     span->up = up;
 }
@@ -156,7 +159,7 @@ llmq_status llmq_plan_make(llmq_plan *plan, const llmq_op *ops, int32_t n_ops, c
     }
     free(since);
     for (int32_t i = 0; i < plan->n_spans; i++)
-        if (plan->spans[i].kind == LLMQ_MULTIPLY) find_gate(&t, &plan->spans[i], ops, n_ops);
+        if (plan->spans[i].kind == LLMQ_MULTIPLY || plan->spans[i].kind == LLMQ_EXPERTS) find_gate(&t, &plan->spans[i], ops, n_ops);
     /* the tables are filled along with the first op of a part, which goes by rows over all tokens */
     if (n_ops < 1 || !opens_well) {
         llmq_plan_free(plan);

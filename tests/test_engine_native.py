@@ -330,6 +330,52 @@ def test_matrices_of_one_input_and_many_types(level: str) -> None:
         assert len(set(results)) == 1
 
 
+GATES = [
+    (QuantType.Q4_0, QuantType.Q8_0),
+    (QuantType.Q4_K, QuantType.Q6_K),
+    (QuantType.F16, QuantType.BF16),
+    (QuantType.Q4_0, QuantType.F32),
+]
+
+
+def gated(types: tuple[QuantType, QuantType], *, again: bool = False) -> tuple[Builder, Tape]:
+    """A GLU of two matmuls; `again`: something else reads the gate too."""
+    m, n, width = Builder(), 300, 256
+    x = m.embed(width)
+    other = m.g.matmul(x, m.w("other", 40, width))
+    gate, up = (m.g.matmul(x, m.w(name, n, width, qtype=qtype)) for name, qtype in zip(("gate", "up"), types, strict=True))
+    y = m.g.glu(gate, up, "silu")
+    y = m.g.add(y, gate) if again else y
+    return m, m.tape(m.g.join(m.g.matmul(y, m.w("down", width, n)), other, 1, width + 40))
+
+
+@pytest.mark.parametrize("types", GATES)
+def test_a_gate_is_a_part_of_its_matmuls(level: str, types: tuple[QuantType, QuantType]) -> None:
+    """From 32 rows on, where the types let it; the bits are those of a phase of its own."""
+    m, tape = gated(types)
+    assert both(m, tape, [1, 31, 40, 200]) < 0.02
+    alike = types[1] != QuantType.F32
+    ids, results = tokens(32), []
+    for n_threads in (2, 1, 3):
+        with NativeEngine(tape, m.tensors, n_threads=n_threads) as engine:
+            results.append(engine.run(batch((engine.new_sequence(), 0, ids))))
+            at_once = engine._open().phases
+            seq = engine.new_sequence()
+            parts = [engine.run(batch((seq, at, ids[at : at + n]))) for at, n in ((0, 20), (20, 12))]
+            seq = engine.new_sequence()
+            engine.run(batch((seq, 0, ids[:31])))
+            if n_threads == 2:
+                assert engine._open().phases - at_once == alike
+        assert np.array_equal(results[-1], results[0])
+    if level != "amx" and types[0] != QuantType.F16:  # a row does not depend on its batch
+        assert np.array_equal(results[0], np.concatenate(parts))
+
+
+def test_a_gate_that_is_read_again_is_written() -> None:
+    m, tape = gated((QuantType.Q4_0, QuantType.Q4_0), again=True)
+    assert both(m, tape, [40, 64]) < 0.02
+
+
 def test_few_phases(llama: tuple[Checkpoint, Tape]) -> None:
     """Writing a token, a layer makes its threads wait for each other at most five times: after q k v, attention, the output
     projection, gate and up, and down. What lies between them is done by whoever comes last."""

@@ -98,10 +98,12 @@ class Typed(Builder):
         return self.g.w(name, shape)
 
 
-def mixture(made: Builder, *, d: int = 64, ff: int = 96, experts: int = 12) -> Tape:
+def mixture(made: Builder, *, d: int = 64, ff: int = 96, experts: int = 12, biases: bool = True) -> Tape:
     g, x = made.g, made.embed(d)
     routes, used = routed("normalized and scaled", made, x, experts)
-    gate, up = (g.experts(x, routes, made.w(n, experts, ff, d), made.w(f"{n}.b", experts, ff)) for n in ("gate", "up"))
+    gate, up = (
+        g.experts(x, routes, made.w(n, experts, ff, d), made.w(f"{n}.b", experts, ff) if biases else None) for n in ("gate", "up")
+    )
     y = g.experts(g.glu(gate, up, "silu"), routes, made.w("down", experts, d, ff))
     return made.tape(g.add(x, g.mix(y, routes, used)))
 
@@ -139,6 +141,19 @@ def test_any_threads_and_any_batch_give_the_same_bits(qtype: QuantType) -> None:
     for parts in ([1] * 20, [7, 13]):
         for n_threads in (1, 2, 5):
             np.testing.assert_array_equal(logits_of(tape, made, ids, parts, n_threads), want)
+
+
+@pytest.mark.parametrize("qtype", [QuantType.F32, QuantType.Q4_K])
+def test_gated_experts_are_a_part_of_their_products(qtype: QuantType) -> None:
+    """From 32 tokens on, without biases; the bits stay."""
+    made = Typed(qtype)
+    tape = mixture(made, d=256, ff=256, experts=7, biases=False)
+    ids, want = tokens(40), None
+    for parts in ([20, 20], [40]):
+        for n_threads in (1, 2, 5):
+            got = logits_of(tape, made, ids, parts, n_threads)
+            want = got if want is None else want
+            np.testing.assert_array_equal(got, want)
 
 
 def test_a_token_reads_the_experts_that_it_uses() -> None:

@@ -144,7 +144,8 @@ static const uint8_t *strip_in_use(const llmq_experts *x, const sorted *s, int64
 /* Strips begin .. end-1 of the u-th expert in use. *ready: the block of its parts whose activations the scratch holds. */
 static void run_expert(const llmq_experts *x, const sorted *s, int64_t u, int64_t begin, int64_t end, const uint8_t *ahead, int64_t *ready) {
     const int64_t e = s->experts[u];
-    const llmq_product product = {.w = x->w, .expert = e, .bias = x->bias ? x->bias + e * x->w->n : NULL, .out = x->out, .ldo = x->w->n};
+    const llmq_product product = {.w = x->w, .expert = e, .bias = x->bias ? x->bias + e * x->w->n : NULL, .out = x->out, .ldo = x->w->n,
+                                  .by = x->by, .act = x->act};
     for (int64_t at = s->first[u]; at < s->first[u + 1]; at += LLMQ_GATHERED) {
         const int64_t left = s->first[u + 1] - at, m = left < LLMQ_GATHERED ? left : LLMQ_GATHERED;
         if (*ready != at) {

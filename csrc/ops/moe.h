@@ -13,7 +13,8 @@ void llmq_route(const llmq_op *, const float *logits, int64_t n, const float *bi
 void llmq_mix(const llmq_op *, const float *a, const float *weights, int64_t n, float *out);
 
 typedef struct llmq_experts { /* an EXPERTS or HEADS op over a batch */
-    const llmq_packed *w;
+    const llmq_packed *w, *by; /* by, act: as in llmq_product */
+    int32_t act;
     const float *bias;      /* [experts][n], or NULL */
     const float *x;         /* [tokens][parts or 1][k] */
     const float *choice;    /* [tokens][choice_width], the first `parts` of each the ids; NULL: part i goes to matrix i */

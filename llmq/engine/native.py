@@ -90,7 +90,8 @@ class NativeEngine:
         if kv_type.lower() not in KV_TYPES:
             raise ValueError(f"kv_type: one of {', '.join(KV_TYPES)} expected, found {kv_type!r}")
         self.n_threads, self.n_batch, self.kv_type = n_threads, n_batch, parse_type(kv_type)
-        self._huge_pages = {"1": True, "0": False}.get(os.environ.get("LLMQ_HUGE_PAGES", "")) if huge_pages is None else huge_pages
+        asked = {"1": True, "0": False}.get(os.environ.get("LLMQ_HUGE_PAGES", ""))
+        self._huge_pages = asked if huge_pages is None else huge_pages
         self._lock = threading.RLock()
         self._core: _native.EngineCore | None = None
         self._ids: dict[int, int] = {}  # sequence -> its number in the core

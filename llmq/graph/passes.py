@@ -116,11 +116,16 @@ def plan_memory(program: Program) -> tuple[list[int], int]:
     """An arena offset for every value, in floats per token, and the size of the arena.
 
     A value lives from the op that writes it to its last reader, the result for ever; no two that live at the same op share
-    memory. Best fit: values in order of writing, each into the smallest gap that the living leave."""
+    memory. What gates are made of lives until they are applied: an engine may do both at once (csrc/plan.c). Best fit: values
+    in order of writing, each into the smallest gap that the living leave."""
     last = [0] * len(program.widths)
+    writer: dict[int, Op] = {}
     for n, op in enumerate(program.ops):
-        for v in (*op.inputs, *([op.out] if op.out >= 0 else [])):
+        made_of = [v for product in op.inputs if op.kind == "GLU" and product in writer for v in writer[product].inputs]
+        for v in (*op.inputs, *made_of, *([op.out] if op.out >= 0 else [])):
             last[v] = n
+        if op.out >= 0:
+            writer[op.out] = op
     last[program.result] = len(program.ops)
     offsets = [0] * len(program.widths)
     living: list[tuple[int, int, int]] = []  # (offset, end, value), ascending
