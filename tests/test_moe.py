@@ -102,7 +102,8 @@ def mixture(made: Builder, *, d: int = 64, ff: int = 96, experts: int = 12, bias
     g, x = made.g, made.embed(d)
     routes, used = routed("normalized and scaled", made, x, experts)
     gate, up = (
-        g.experts(x, routes, made.w(n, experts, ff, d), made.w(f"{n}.b", experts, ff) if biases else None) for n in ("gate", "up")
+        g.experts(x, routes, made.w(name, experts, ff, d), made.w(f"{name}.b", experts, ff) if biases else None)
+        for name in ("gate", "up")
     )
     y = g.experts(g.glu(gate, up, "silu"), routes, made.w("down", experts, d, ff))
     return made.tape(g.add(x, g.mix(y, routes, used)))
