@@ -7,8 +7,8 @@
  * different times are covered by the same rule.
  *
  * Matmuls that read the same input share two phases, one to prepare the input and one to multiply; each attention and each recurrent op
- * is a phase, and so are neighbouring multiplications by experts. Two matmuls and the GLU of their results are found, which can run as one. What is left of these for a batch is decided by the engine: it skips phases, and leaves small
- * ones to one thread. */
+ * is a phase, and so are neighbouring multiplications by experts. Two products and the GLU of their results are found, which can run as
+ * one. What is left of these for a batch is decided by the engine: it skips phases, and leaves small ones to one thread. */
 #include <stdlib.h>
 
 #include "engine.h"
