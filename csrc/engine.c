@@ -239,7 +239,7 @@ static void run_rows(const llmq_engine *e, int32_t i, int64_t r0, int64_t r1) {
         case LLMQ_OP_ADD_BIAS: k->add(out, a, w0, n); break;
         case LLMQ_OP_SLICE: slice_row(out, n, a, a_width, op); break;
         case LLMQ_OP_JOIN: join_row(out, n, a, a_width, b + (r - r0) * b_width, b_width, op->i[0]); break;
-        case LLMQ_OP_ROUTE: llmq_route(op, a, a_width, w0, out); break;
+        case LLMQ_OP_ROUTE: llmq_route(op, a, a_width, w0, w1, out); break;
         case LLMQ_OP_MIX: llmq_mix(op, a, b + (r - r0 + 1) * b_width - op->i[0], n, out); break;
         case LLMQ_OP_ROWS: memcpy(out, value(e, op->a) + e->batch.outputs[r] * n, (size_t)n * sizeof(float)); break;
         default: break;

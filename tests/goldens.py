@@ -74,6 +74,7 @@ def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         return np.float32(2 * noise - 2)
     if len(shape) == 1:
         is_scale = name.endswith("weight") and any(part in name.lower() for part in ("norm", "ln_", "layernorm", "ln"))
+        is_scale |= name.endswith(("_scalar", "scale"))
         return np.float32(1 + 0.4 * noise if is_scale else 0.4 * noise)
     gain = 1.7 if any(part in name for part in ("q_proj", "k_proj", "query", "c_attn", "qkv", "Wqkv")) else 1.0
     return np.float32(noise * gain * (3 / shape[-1]) ** 0.5)

@@ -122,13 +122,13 @@ def test_every_op(level: str) -> None:
 
 def attention_tape(made: Builder, *, heads: int = 6, kv_heads: int = 2, d: int = 20, d_v: int = 12, causal: bool = True,
                    softcap: float = 0.0, alibi: float = 0.0, window: int = 0, sinks: bool = False,
-                   reach: int = 0) -> Tape:  # fmt: skip
+                   reach: int = 0, chunked: bool = False) -> Tape:  # fmt: skip
     g, x = made.g, made.embed(40)
     q = g.matmul(x, made.w("q", heads * d, 40, spread=1.5))
     k = g.matmul(x, made.w("k", kv_heads * d, 40, spread=1.5))
     v = g.matmul(x, made.w("v", kv_heads * d_v, 40))
     y = g.attention(q, k, v, heads=heads, kv_heads=kv_heads, scale=d**-0.5, softcap=softcap, alibi=alibi, window=window,
-                    sinks=made.w("sinks", heads, spread=2.0) if sinks else None,
+                    chunked=chunked, sinks=made.w("sinks", heads, spread=2.0) if sinks else None,
                     bias=made.w("bias", heads, 2 * reach + 1, spread=2.0) if reach else None)  # fmt: skip
     x = g.add(x, g.matmul(y, made.w("o", 40, heads * d_v)))
     if not causal:
@@ -148,6 +148,9 @@ VARIANTS = {
     "window": {"window": 70},
     "short window": {"window": 1},
     "window and sinks": {"window": 300, "sinks": True},
+    "pieces": {"window": 70, "chunked": True},
+    "short pieces": {"window": 3, "chunked": True},
+    "pieces and sinks": {"window": 300, "sinks": True, "chunked": True},
     "soft cap": {"softcap": 1.5},
     "alibi": {"alibi": 8.0},
     "biases by distance": {"reach": 40},

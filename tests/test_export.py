@@ -37,7 +37,8 @@ def exportable() -> list[str]:
     with_experts = {name for name, config in configs.items() if config["model_type"] == "mixtral"}
     by_head = {name for name, config in configs.items() if config.get("qk_layernorm")}
     with_pictures = {name for name, config in configs.items() if "text_config" in config}  # which do not come back
-    left_out = with_experts | by_head | with_pictures
+    as_llama = {name for name, config in configs.items() if config["model_type"] == "helium"}  # the same, in another order
+    left_out = with_experts | by_head | with_pictures | as_llama
     return [name for name, config in configs.items() if family_of_config(config).hf_class and name not in left_out]
 
 

@@ -121,7 +121,11 @@ def test_files_of_llama_cpps_converter(name: str, tmp_path: Path) -> None:
 
 def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape:
     ops = tape.ops.copy()
-    ops[field][ops["kind"] == KIND_NAMES.index(kind), index] = value
+    of_kind = ops["kind"] == KIND_NAMES.index(kind)
+    if field in ("i", "f"):
+        ops[field][of_kind, index] = value
+    else:
+        ops[field][of_kind] = value
     return replace(tape, ops=ops)
 
 
@@ -143,6 +147,11 @@ def changed(tape: Tape, kind: str, field: str, index: int, value: float) -> Tape
         ("nemotron", ("ACT", "i", 0, 3)),
         ("qwen3next", ("DELTA", "i", 4, 1)),  # heads of a key in turn
         ("qwen35", ("DELTA", "i", 4, 0)),
+        ("llama4", ("ATTN", "i", 7, 0)),
+        ("llama4", ("ROUTE", "i", 1, 0)),
+        ("gemma4", ("ATTN", "i", 4, 0)),
+        ("gemma4-keys", ("ATTN", "f", 0, 0.3)),
+        ("gemma4-experts", ("ROUTE", "w1", 0, -1)),
     ],
 )
 def test_goldens_see_every_part(name: str, change: tuple[str, str, int, float], tmp_path: Path) -> None:
@@ -174,8 +183,8 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name",  # version 4 does not know Ministral
-    [name for name in names("logits") if "rope_parameters" in load(name).config and name != "ministral"],
+    "name",  # version 4 does not know Ministral and Gemma 4
+    [n for n in names("logits") if "rope_parameters" in load(n).config and n != "ministral" and not n.startswith("gemma4")],
 )
 def test_configs_of_transformers_4_mean_the_same(name: str) -> None:
     config = load(name).config
@@ -220,6 +229,55 @@ def test_experts_as_transformers_4_wrote_them_for_qwen3_vl(tmp_path: Path) -> No
         assert np.array_equal(found, weight(down, turned[down]).swapaxes(1, 2))
 
 
+def test_gemma4_as_on_the_hub(tmp_path: Path) -> None:
+    """Widths under other names, and keys and values of layers that read those of another."""
+    golden = load("gemma4")
+    config = {**golden.config, "global_head_dim": 16}
+    del config["per_layer_config"]
+    layer = "model.layers.{}.self_attn."
+    more = {layer.format(4) + part: golden.shapes[layer.format(1) + part] for part in ("k_proj.weight", "k_norm.weight")}
+    with (
+        open_checkpoint(write_folder(golden, tmp_path / "new")) as first,
+        open_checkpoint(write_folder(replace(golden, shapes=golden.shapes | more), tmp_path / "hub", config)) as second,
+    ):
+        assert converted(first) == converted(second)
+        keys = replace(first.tensors["blk.1.attn_k.weight"], name="blk.4.attn_k.weight")
+        tape = build_tape(replace(first, tensors={**first.tensors, keys.name: keys}))
+        assert np.array_equal(tape.ops, build_tape(first).ops)
+        said = {key: value for key, value in first.metadata.items() if not key.endswith("logit_softcapping")}
+        assert 30 in build_tape(replace(first, metadata=said)).ops["f"]  # files that do not say mean that of all Gemma 4
+    family = family_of_config(config)
+    assert family.hf_metadata({**config, "final_logit_softcapping": None})["gemma4.final_logit_softcapping"] == 0
+    for changes, words in (
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ({"per_layer_config": {"1": {"head_dim": 16}}}, "per_layer_config"),
+        ({"per_layer_config": {"1": {"sliding_window": 3}, "4": {"sliding_window": 3}}}, "per_layer_config"),
+        ({"vocab_size_per_layer_input": 70}, "vocab_size_per_layer_input"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "proportional expected"),
+        ({"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}, "rope_type default expected"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            family.hf_metadata({**config, **changes})
+            family.hf_extra_tensors({**config, **changes})
+    for changes in ({"layer_types": ["full_attention"]}, {"num_kv_shared_layers": 5}):
+        folder = write_folder(golden, tmp_path / next(iter(changes)), {**config, **changes})
+        with pytest.raises(ModelFileError), open_checkpoint(folder) as model:
+            build_tape(model)
+
+
+def test_minicpm(tmp_path: Path) -> None:
+    """Files without scales mean those of the first models; experts and attention to blocks are refused."""
+    golden = load("minicpm")
+    with open_checkpoint(write_folder(golden, tmp_path)) as model:
+        said = {key: value for key, value in model.metadata.items() if not key.endswith("_scale")}
+    hp = family_named("minicpm").hparams(Fields(said, None, "minicpm."))
+    assert hp.embedding_scale == 12 and hp.residual_scale == pytest.approx(1.4 / 2**0.5) and hp.logit_scale == 256 / 64
+    for changes in ({"num_experts": 8}, {"sparse_config": {"kernel_size": 32}}):
+        with pytest.raises(UnsupportedError, match=next(iter(changes))):
+            family_of_config(golden.config).hf_metadata({**golden.config, **changes})
+
+
 def test_files_of_glm_flash_do_not_say_how_experts_are_chosen(tmp_path: Path) -> None:
     with open_checkpoint(write_folder(load("glm4moe-lite"), tmp_path)) as model:
         said = {key: value for key, value in model.metadata.items() if not key.endswith("expert_gating_func")}
@@ -229,11 +287,33 @@ def test_files_of_glm_flash_do_not_say_how_experts_are_chosen(tmp_path: Path) ->
         assert experts is not None and experts.sigmoid is sigmoid
 
 
-def test_positions_that_grow_are_refused(tmp_path: Path) -> None:
-    with open_checkpoint(write_folder(load("ministral3"), tmp_path)) as model:
-        build_tape(model, n_ctx=40)
-        with pytest.raises(UnsupportedError, match=r"a context of at most 40 \(n_ctx\)"):
-            build_tape(model)
+@pytest.mark.parametrize(("name", "whole"), [("ministral3", 10), ("llama4", 6)])
+def test_queries_grow_from_a_position_on(name: str, whole: int, tmp_path: Path) -> None:
+    with open_checkpoint(write_folder(load(name), tmp_path)) as model:
+        assert all(w.name != "growth" for w in build_tape(model, n_ctx=whole).weights)
+        table = next(w.data for w in build_tape(model, n_ctx=whole + 1).weights if w.name == "growth")
+        assert table is not None and (table[:-1] == 1).all() and table[-1] > 1
+        with pytest.raises(UnsupportedError, match=r"a context of at most 16777216 \(n_ctx\)"):
+            build_tape(model, n_ctx=(1 << 24) + 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_experts_per_tok": 2},
+        {"no_rope_layers": [1, 1, 1, 1, 0]},
+        {"layer_types": ["full_attention"] * 5},
+        {"moe_layers": [1, 3]},
+        {"use_qk_norm": False},
+        {"attention_chunk_size": None},
+        {"no_rope_layer_interval": 2},
+    ],
+)
+def test_llama4_of_other_layers_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    golden = load("llama4")
+    folder = write_folder(golden, tmp_path, {**golden.config, **changes})
+    with pytest.raises(UnsupportedError, match="expected"), open_checkpoint(folder) as model:
+        build_tape(model)
 
 
 def test_configs_that_mean_another_model_are_refused(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ BROKEN: dict[str, Callable[[Tape], Tape]] = {
     "heads that do not divide": lambda t: with_op(t, "ATTN", i=(0, 3)),
     "kv heads": lambda t: with_op(t, "ATTN", i=(2, 4)),
     "value columns": lambda t: with_op(t, "ATTN", i=(3, 13)),
+    "chunks of no length": lambda t: with_op(t, "ATTN", i=(7, 1)),
     "negative window": lambda t: with_op(t, "ATTN", i=(4, -1)),
     "odd rotation": lambda t: with_op(t, "ROPE", i=(2, 7)),
     "rotation beyond the head": lambda t: with_op(t, "ROPE", i=(2, 64)),

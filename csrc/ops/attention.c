@@ -47,6 +47,7 @@ static int32_t tile_rows(const llmq_kv *kv, const llmq_op *op) {
 }
 
 static int32_t from_of(const llmq_op *op, int32_t position) {
+    if (op->i[7]) return position / op->i[4] * op->i[4];
     return op->i[4] > 0 && position >= op->i[4] ? position - op->i[4] + 1 : 0;
 }
 

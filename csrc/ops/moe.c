@@ -61,7 +61,7 @@ static void keep_groups(const llmq_op *op, float *choice, int64_t n) {
         if (!kept[e / size]) choice[e] = -INFINITY;
 }
 
-void llmq_route(const llmq_op *op, const float *logits, int64_t n, const float *bias, float *out) {
+void llmq_route(const llmq_op *op, const float *logits, int64_t n, const float *bias, const float *factors, float *out) {
     float score[LLMQ_MAX_EXPERTS], choice[LLMQ_MAX_EXPERTS], sum = 0.0f, factor = op->f[0];
     uint8_t taken[LLMQ_MAX_EXPERTS] = {0};
     const int32_t used = op->i[0];
@@ -75,7 +75,7 @@ void llmq_route(const llmq_op *op, const float *logits, int64_t n, const float *
         sum += score[e];
     }
     if (op->i[5]) factor /= sum + 1e-20f;
-    for (int32_t i = 0; i < used; i++) out[used + i] *= factor;
+    for (int32_t i = 0; i < used; i++) out[used + i] *= factors ? factor * factors[(int64_t)out[i]] : factor;
 }
 
 void llmq_mix(const llmq_op *op, const float *a, const float *weights, int64_t n, float *out) {

@@ -6,8 +6,8 @@
 
 enum { LLMQ_MAX_EXPERTS = 1024 };
 
-/* One row: n <= LLMQ_MAX_EXPERTS logits to 2 * i0 columns. bias: w0, or NULL. */
-void llmq_route(const llmq_op *, const float *logits, int64_t n, const float *bias, float *out);
+/* One row: n <= LLMQ_MAX_EXPERTS logits to 2 * i0 columns. bias: w0, factors: w1, or NULL. */
+void llmq_route(const llmq_op *, const float *logits, int64_t n, const float *bias, const float *factors, float *out);
 
 /* One row of n columns out of a; weights: i0 of them. */
 void llmq_mix(const llmq_op *, const float *a, const float *weights, int64_t n, float *out);

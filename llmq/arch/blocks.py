@@ -25,12 +25,14 @@ __all__ = [
     "mixture",
     "output",
     "parallel_decoder",
+    "query_growth",
     "rms_norm",
     "routing",
     "states",
 ]
 
 MAX_REACH = 1 << 16
+MAX_GROWN = 1 << 24
 Norm = Callable[[Graph, Value, str, HParams], Value]
 Attend = Callable[[Graph, Value, HParams, int, Param | None], Value]
 Feed = Callable[[Graph, Value, HParams], Value]
@@ -150,7 +152,7 @@ def _rope_factors(g: Graph, hp: HParams, rope: Rope) -> npt.NDArray[np.float32] 
     if rope.scaling == "longrope" or g.has("rope_factors_long.weight"):
         long, short = (g.positive(f"rope_factors_{which}.weight", shape) for which in ("long", "short"))
         return long if hp.n_ctx > rope.original_context else short
-    return g.positive("rope_freqs.weight", shape) if g.has("rope_freqs.weight") else None
+    return g.positive("rope_freqs.weight", shape) if rope.factored and g.has("rope_freqs.weight") else None
 
 
 def attention(
@@ -163,11 +165,15 @@ def attention(
     interleaved: bool = False,
     qk_norm: str = "",
     gate: bool = False,
+    chunked: bool = False,
+    growth: Param | None = None,
 ) -> Value:
     """Grouped-query attention with rotary positions (none when table is None), with sinks where the file has them. qk_norm:
-    "head" puts RMSNorm on every head of q and k, "turned" the same after the positions, "row" on the whole rows, "layer"
-    LayerNorm with weights of its own on every head. The projections are attn_q, attn_k, attn_v, or attn_qkv with their rows
-    one after another; gate: attn_q has behind the rows of every head as many whose sigmoid its output is multiplied with."""
+    "head" puts RMSNorm on every head of q and k, "turned" the same after the positions, "plain" that without weights, "row"
+    on the whole rows, "layer" LayerNorm with weights of its own on every head. The projections are attn_q, attn_k, attn_v, or
+    attn_qkv with their rows one after another; gate: attn_q has behind the rows of every head as many whose sigmoid its output
+    is multiplied with. chunked: windows begin at their multiples. growth: what queries are multiplied by at each position
+    (`query_growth`)."""
     q, k, v = _projections(g, x, hp, 2 if gate else 1)
     opening = g.slice(q, hp.head_dim, hp.head_dim, "gate", heads=hp.n_head) if gate else None
     q = g.slice(q, 0, hp.head_dim, "q", heads=hp.n_head) if gate else q
@@ -182,6 +188,10 @@ def attention(
         k = g.rope(k, table, hp.n_head_kv, interleaved=interleaved, scale=rope.scale, label="rope_k")
     if qk_norm == "turned":
         q, k = rms_norm(g, q, "attn_q_norm", hp, hp.head_dim), rms_norm(g, k, "attn_k_norm", hp, hp.head_dim)
+    elif qk_norm == "plain":
+        q, k = g.rmsnorm(q, None, hp.eps, hp.head_dim), g.rmsnorm(k, None, hp.eps, hp.head_dim)
+    if growth is not None:
+        q = g.mix(q, g.embed_positions(growth), 1)
     window = hp.windows[layer]
     near = not hp.causal and window > 0 and window // 2 < hp.n_ctx  # to both sides
     y = g.attention(
@@ -194,6 +204,7 @@ def attention(
         softcap=hp.attention_softcap,
         alibi=hp.alibi,
         window=window if hp.causal else 0,
+        chunked=chunked and window > 0,
         causal=hp.causal,
         sinks=g.maybe("attn_sinks.weight", (hp.n_head,)),
         bias=_near(g, hp.n_head, window // 2) if near else None,
@@ -201,6 +212,16 @@ def attention(
     if opening is not None:
         y = g.glu(opening, y, "sigmoid")
     return g.linear(y, "attn_output", hp.n_embd)
+
+
+def query_growth(g: Graph, hp: HParams, step: int, rate: float, *, first: int) -> Param | None:
+    """1 + rate * log(1 + floor((p + first) / step)) for every position p (Nakanishi 2025); None when all are 1."""
+    if hp.n_ctx + first <= step or not rate:
+        return None
+    if hp.n_ctx > MAX_GROWN:
+        raise UnsupportedError(f"queries grow with the position: ask for a context of at most {MAX_GROWN} (n_ctx)", path=g.path)
+    steps = (np.arange(hp.n_ctx) + first) // step
+    return g.const("growth", (1 + rate * np.log1p(steps)).astype(np.float32)[:, None])
 
 
 def _near(g: Graph, heads: int, reach: int) -> Param:
@@ -236,8 +257,8 @@ def swiglu(g: Graph, gate: Value, up: Value) -> Value:
     return g.glu(gate, up, "silu")
 
 
-def routing(g: Graph, x: Value, e: Experts) -> Value:
-    """Which experts each token goes to, and how much of each."""
+def routing(g: Graph, x: Value, e: Experts, factors: Param | None = None) -> Value:
+    """Which experts each token goes to, and how much of each, times the expert's own of `factors`."""
     return g.route(
         g.linear(x, "ffn_gate_inp", e.count),
         e.used,
@@ -248,23 +269,41 @@ def routing(g: Graph, x: Value, e: Experts) -> Value:
         by_two=e.sigmoid,
         normalize=e.normalize,
         scale=e.scale,
+        factors=factors,
     )
 
 
-def mixture(g: Graph, x: Value, hp: HParams, *, join: Callable[[Graph, Value, Value], Value] = swiglu) -> Value:
+def mixture(
+    g: Graph,
+    x: Value,
+    hp: HParams,
+    *,
+    join: Callable[[Graph, Value, Value], Value] = swiglu,
+    weigh_inputs: bool = False,
+    routes: Value | None = None,
+) -> Value:
     """Feed-forward by some of many experts (Shazeer et al. 2017), plus that of experts that all tokens use (Dai et al. 2024),
-    in some models gated by a sigmoid; `gated` in layers without a router. join: what is made of gate and up."""
+    in some models gated by a sigmoid; `gated` in layers without a router. join: what is made of gate and up. weigh_inputs: the
+    weight is on what goes into the expert, of which each token uses one, and not on what comes out. routes: where they go,
+    when that is not the routing of x. A file without ffn_gate_exps has the rows of gate and up in ffn_gate_up_exps."""
     e = hp.experts
     if e is None or not g.has("ffn_gate_inp.weight"):
         return gated(g, x, hp)
-    routes = routing(g, x, e)
+    routes = routes or routing(g, x, e)
 
     def experts(x: Value, name: str, rows: int, columns: int) -> Value:
         weight = g.w(f"ffn_{name}_exps.weight", (e.count, rows, columns))
         return g.experts(x, routes, weight, g.maybe(f"ffn_{name}_exps.bias", (e.count, rows)))
 
-    hidden = join(g, experts(x, "gate", e.n_ff, hp.n_embd), experts(x, "up", e.n_ff, hp.n_embd))
-    out = g.mix(experts(hidden, "down", hp.n_embd, e.n_ff), routes, e.used)
+    given = g.mix(x, routes, 1) if weigh_inputs else x
+    if g.has("ffn_gate_up_exps.weight"):
+        both = experts(given, "gate_up", 2 * e.n_ff, hp.n_embd)
+        gate, up = g.slice(both, 0, e.n_ff, "gate", e.used), g.slice(both, e.n_ff, e.n_ff, "up", e.used)
+    else:
+        gate, up = experts(given, "gate", e.n_ff, hp.n_embd), experts(given, "up", e.n_ff, hp.n_embd)
+    hidden = join(g, gate, up)
+    out = experts(hidden, "down", hp.n_embd, e.n_ff)
+    out = out if weigh_inputs else g.mix(out, routes, e.used)
     if not g.has("ffn_up_shexp.weight"):
         return out
     shared = gated(g, x, hp, suffix="_shexp", n_ff=e.n_ff_shared)

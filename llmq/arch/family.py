@@ -183,7 +183,7 @@ class Family:
         return name.replace(".e_score_correction_bias", ".e_score_correction.bias")
 
     def hf_names(self, name: str, config: Mapping[str, object]) -> str | None:
-        """The GGUF name of a tensor of Hugging Face, for a family that the `gguf` package does not have; None: unknown."""
+        """The GGUF name of a tensor of Hugging Face that the `gguf` package does not know; None: unknown here too."""
         return None
 
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:

@@ -37,6 +37,18 @@ class Fields:
             return self._default(names, default)
         if isinstance(value, list | np.ndarray) and len(value) and all(item == value[0] for item in value):
             value = value[0]
+        return self._integer(key, value, low, high)
+
+    def integers(self, name: str, n: int, *, low: int = 1, high: int = 2**31 - 1, default: int | None = None) -> list[int]:
+        """n integers in low..high, or one that stands for all of them."""
+        _, value = self._find((name,))
+        if not isinstance(value, list | np.ndarray):
+            return [self.integer(name, low=low, high=high, default=default)] * n
+        if len(value) != n:
+            raise self.error(name, f"{n} integers expected, found {quoted(value)}")
+        return [self._integer(name, item, low, high) for item in value]
+
+    def _integer(self, key: str, value: object, low: int, high: int) -> int:
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
             raise self.error(key, f"an integer expected, found {quoted(value)}")
         if not low <= value <= high:

@@ -1,4 +1,4 @@
-"""Llama 1 to 3 and what shares its graph: Mistral, Mixtral, Ministral, InternLM 3, TinyLlama, SmolLM, Yi.
+"""Llama 1 to 3 and what shares its graph: Mistral, Mixtral, Ministral, InternLM 3, Helium, TinyLlama, SmolLM, Yi.
 
 GGUF stores the rows of q and k so that rotary pairs are neighbours; Hugging Face has the two halves of a head apart."""
 
@@ -23,19 +23,25 @@ from llmq.graph.builder import Graph, Value
 __all__ = ["FAMILY", "Llama"]
 
 
+HELIUM: Mapping[str, object] = {"rms_norm_eps": 1e-8, "max_position_embeddings": 4096, "head_dim": 128, "rope_theta": 1e5}
+
+
 class Llama(Family):
     name = "llama"
-    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "ministral", "internlm3", "llava", "Yi")
+    hf_model_types: tuple[str, ...] = ("llama", "mistral", "mixtral", "ministral", "internlm3", "llava", "Yi", "helium")
     hf_classes: Mapping[str, str] = {
         "llama": "LlamaForCausalLM",
         "mistral": "MistralForCausalLM",
         "ministral": "MinistralForCausalLM",
     }
     hf_defaults: Mapping[str, object] = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
-    normalizes = True
+    normalizes: bool | None = True
 
     def build(self, g: Graph, hp: HParams) -> Value:
         return decoder(g, hp, attend=partial(attention, interleaved=True), feed=mixture)
+
+    def hf_fields(self, config: Mapping[str, object], path: str | None = None) -> Fields:
+        return super().hf_fields({**HELIUM, **config} if config.get("model_type") == "helium" else config, path)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         return {f"{self.name}.vocab_size": f.integer("vocab_size"), f"{self.name}.rope.dimension_count": _head_dim(f)}
@@ -55,6 +61,8 @@ class Llama(Family):
     def hf_transform(self, name: str, config: Mapping[str, object]) -> Transform | None:
         f = Fields(config)
         n_head = f.integer("num_attention_heads")
+        if f.data.get("model_type") == "helium":
+            return None  # its pairs are neighbours
         if name.endswith((".attn_q.weight", ".attn_q.bias")):
             return lambda x: neighbours(x, n_head)
         if name.endswith((".attn_k.weight", ".attn_k.bias")):

@@ -1,13 +1,14 @@
-"""Mistral Small 3 and Ministral 3: Llama's decoder. Ministral's queries grow in steps of the original context: within the
-first they are Llama's, and longer contexts are refused."""
+"""Mistral Small 3 and Ministral 3: Llama's decoder. Ministral's queries grow in steps of the original context."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+from llmq.arch.blocks import attention, decoder, mixture, query_growth
 from llmq.arch.fields import Fields
-from llmq.arch.hparams import HParams
+from llmq.arch.hparams import MAX_SCALE, HParams
 from llmq.arch.llama import Llama
 from llmq.arch.rope import hf_rope, yarn_scale
 from llmq.errors import UnsupportedError
@@ -19,9 +20,10 @@ __all__ = ["FAMILY"]
 
 @dataclass(frozen=True)
 class Stepped(HParams):
-    """step: how many positions have queries of one size, 0: all."""
+    """step, rate: see `query_growth`."""
 
     step: int
+    rate: float
 
 
 class Mistral3(Llama):
@@ -32,22 +34,19 @@ class Mistral3(Llama):
     def hparams(self, f: Fields) -> HParams:
         hp = super().hparams(f)
         rope = hp.ropes[0]
-        step = 0
-        if f.number("attention.temperature_scale", default=0.0, zero=True):
-            step = f.integer("rope.scaling.original_context_length", default=hp.n_ctx_train)
         whole = f.number("rope.scaling.yarn_log_multiplier", high=1e3, default=0.0, zero=True)
         if whole and rope is not None and rope.scaling == "yarn":
             rope = replace(rope, attn_factor=rope.attn_factor / yarn_scale(rope.factor, whole))
-        return Stepped(**{**vars(hp), "ropes": (rope,) * hp.n_layer}, step=step)
+        return Stepped(
+            **{**vars(hp), "ropes": (rope,) * hp.n_layer},
+            step=f.integer("rope.scaling.original_context_length", default=hp.n_ctx_train),
+            rate=f.number("attention.temperature_scale", high=MAX_SCALE, default=0.0, zero=True),
+        )
 
     def build(self, g: Graph, hp: HParams) -> Value:
         assert isinstance(hp, Stepped)
-        if hp.step and hp.n_ctx > hp.step:
-            raise UnsupportedError(
-                f"positions from {hp.step} on are not supported for this model: ask for a context of at most {hp.step} (n_ctx)",
-                path=g.path,
-            )
-        return super().build(g, hp)
+        growth = query_growth(g, hp, hp.step, hp.rate, first=0)
+        return decoder(g, hp, attend=partial(attention, interleaved=True, growth=growth), feed=mixture)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
         rope, out = hf_rope(f), super().hf_more(f)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,13 +12,11 @@ from llmq.arch.family import Family
 from llmq.arch.fields import Fields, shortest
 from llmq.arch.hf_names import FUSED
 from llmq.arch.hparams import HParams
-from llmq.arch.rope import hf_rope
+from llmq.arch.rope import longrope_metadata, longrope_tensors
 from llmq.formats.checkpoint import MetaValue, Tensor
 from llmq.graph.builder import Graph, Value
 
 __all__ = ["FAMILY"]
-
-LONG = ("longrope", "su")
 
 
 class Phi3(Family):
@@ -33,17 +30,7 @@ class Phi3(Family):
         return decoder(g, hp, attend=attention, feed=gated)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:
-        rope = hf_rope(f)
-        if rope.text("rope_type", default="default") not in LONG:
-            return {}
-        context, original = f.integer("max_position_embeddings"), _original(f, rope)
-        factor = rope.number("factor", default=context / original)
-        stretched = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        return {
-            "phi3.rope.scaling.type": "longrope",
-            "phi3.rope.scaling.original_context_length": original,
-            "phi3.rope.scaling.attn_factor": rope.number("attention_factor", default=stretched),
-        }
+        return longrope_metadata(f, "phi3.")
 
     def hf_config(self, f: Fields, tensors: Mapping[str, Tensor]) -> dict[str, object]:
         out = super().hf_config(f, tensors)
@@ -61,14 +48,7 @@ class Phi3(Family):
         return out
 
     def hf_extra_tensors(self, config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
-        rope = hf_rope(Fields(config))
-        if rope.text("rope_type", default="default") not in LONG:
-            return {}
-        return {f"rope_factors_{which}.weight": rope.numbers(f"{which}_factor") for which in ("long", "short")}
-
-
-def _original(f: Fields, rope: Fields) -> int:
-    return (rope if rope.has("original_max_position_embeddings") else f).integer("original_max_position_embeddings", low=2)
+        return longrope_tensors(config)
 
 
 FAMILY = Phi3()

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from llmq.arch.fields import Fields, shortest
 from llmq.errors import UnsupportedError, quoted
+from llmq.formats.checkpoint import MetaValue
 
 __all__ = [
     "Rope",
@@ -34,9 +35,14 @@ __all__ = [
     "hf_sections",
     "llama3_factors",
     "llama3_scaling",
+    "longrope_metadata",
+    "longrope_tensors",
     "read_rope",
     "yarn_scale",
 ]
+
+
+_LONG = ("longrope", "su")
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Rope:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncates: bool = True  # YaRN's range of pairs is rounded outwards
+    factored: bool = True  # by rope_freqs.weight, where the file has it
 
     def table(self, factors: npt.NDArray[np.float32] | None = None, context: int = 0) -> npt.NDArray[np.float32]:
         """Inverse frequencies for sequences of up to `context` tokens, float32 (dims/2,); `factors` (same shape) divide
@@ -99,9 +106,10 @@ def llama3_factors(
     base: float, dims: int, *, factor: float, low: float, high: float, original_context: int
 ) -> npt.NDArray[np.float32]:
     """What Llama 3.1 divides its frequencies by, float32 (dims/2,): 1 for wavelengths under original_context / high, factor
-    for those over original_context / low, a blend between."""
+    for those over original_context / low, a blend between, if any."""
     freq = base ** (-2.0 * np.arange(dims // 2) / dims)
-    smooth = np.clip((original_context * freq / (2 * math.pi) - low) / (high - low), 0, 1)
+    turns = original_context * freq / (2 * math.pi)
+    smooth = np.clip((turns - low) / (high - low), 0, 1) if high > low else turns >= high
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
@@ -189,7 +197,7 @@ def hf_rope_metadata(
             raise UnsupportedError(f"config.json: rope truncate = {wanted} expected for this architecture", path=config.path)
     elif kind == "dynamic":  # a key of ours: llama.cpp has no such type, and none is needed within the original context
         out[f"{prefix}rope.scaling.dynamic_factor"] = rope.number("factor", high=1e6)
-    elif kind not in ("default", "linear", "llama3", "longrope", "su"):
+    elif kind not in ("default", "linear", "llama3", *_LONG):
         known = "default, linear, dynamic, llama3, yarn or longrope"
         raise UnsupportedError(f"config.json: rope_type {known} expected, found {quoted(kind)}", path=config.path)
     if rope.has("partial_rotary_factor"):
@@ -197,6 +205,30 @@ def hf_rope_metadata(
     if rope.has("rope_theta"):
         out[f"{prefix}rope.freq_base"] = rope.number("rope_theta")
     return out
+
+
+def longrope_metadata(f: Fields, prefix: str) -> dict[str, MetaValue]:
+    """The `rope.*` keys of GGUF for a config.json with LongRoPE; none for another."""
+    rope = hf_rope(f)
+    if rope.text("rope_type", default="default") not in _LONG:
+        return {}
+    key = "original_max_position_embeddings"
+    original = (rope if rope.has(key) else f).integer(key, low=2)
+    factor = rope.number("factor", default=f.integer("max_position_embeddings") / original)
+    stretched = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return {
+        f"{prefix}rope.scaling.type": "longrope",
+        f"{prefix}rope.scaling.original_context_length": original,
+        f"{prefix}rope.scaling.attn_factor": rope.number("attention_factor", default=stretched),
+    }
+
+
+def longrope_tensors(config: Mapping[str, object]) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors of LongRoPE's factors; none for a config.json without."""
+    rope = hf_rope(Fields(config))
+    if rope.text("rope_type", default="default") not in _LONG:
+        return {}
+    return {f"rope_factors_{which}.weight": rope.numbers(f"{which}_factor") for which in ("long", "short")}
 
 
 def hf_rope_scaling(f: Fields, head_dim: int, n_ctx_train: int) -> dict[str, object]:

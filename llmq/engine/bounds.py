@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmq import _native
-from llmq.engine.ops import Array, activation
+from llmq.engine.ops import Array, activation, visible
 from llmq.graph.tape import ACTIVATIONS, Op
 from llmq.quant.types import QuantType
 
@@ -144,14 +144,11 @@ def _attn(case: Case) -> Array:
     v = abs(case.values).reshape(m, kv_heads, v_dim).transpose(1, 0, 2)
     scores = (q @ k).reshape(heads, n, m) * abs(op.f[0])
     distance = case.positions[:, None] - np.arange(m)[None, :]
-    visible = np.ones_like(distance, bool) if op.i[5] else distance >= 0
-    if op.i[4]:
-        visible &= distance < op.i[4]
     # an error of every visible score: operands, the sum, ALiBi and soft-capping on top
     off = scores * (2 * r + r * r + (k_dim + 4) * U) + 4 * U * (op.f[2] * abs(distance)) + (FUNCTION * op.f[1])
     if op.w1 >= 0:
         off = off + 4 * U * (abs(case.weights[-1]).max() + scores)
-    worst = np.where(visible, off, 0).max(axis=2)
+    worst = np.where(visible(op, case.positions, m), off, 0).max(axis=2)
     # the largest |v| of each column up to the token bounds every weighted sum of errors of the weights
     running = np.maximum.accumulate(v, axis=1)
     seen = running[:, np.full(n, m - 1) if op.i[5] else case.positions]
@@ -191,7 +188,7 @@ def _route(case: Case) -> Array:
     powers = np.exp(x - x.max(axis=1, keepdims=True))
     score = activation(ACTIVATIONS.index("sigmoid"), x) if sigmoid else powers / powers.sum(axis=1, keepdims=True)
     off = (FUNCTION + x.shape[1] * U) * score.max(axis=1, keepdims=True)
-    choice = score + (case.weights[0] if case.weights else 0)
+    choice = score + (case.weights[0] if case.op.w0 >= 0 else 0)
     off = off + 2 * U * abs(choice).max(axis=1, keepdims=True)
     grouped = np.sort(choice.reshape(len(x), groups, -1), axis=2)
     best = grouped[:, :, -2:].sum(axis=2) if by_two else grouped[:, :, -1]

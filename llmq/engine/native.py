@@ -147,9 +147,11 @@ class NativeEngine:
         tensor.release(0, tensor.nbytes)  # what was mapped with a neighbour
 
     def _load_rows(self, core: _native.EngineCore, i: int, weight: Weight, tensor: Tensor | None) -> None:
-        assert tensor is not None
-        if "matmul" not in weight.uses:  # rows of a packed matrix are taken from there
-            n, k = tensor.shape
+        n, k = weight.shape
+        if weight.data is not None:
+            core.set_rows(i, weight.type, n, k, weight.data.reshape(-1).view(np.uint8))
+        elif "matmul" not in weight.uses:  # rows of a packed matrix are taken from there
+            assert tensor is not None
             core.set_rows(i, tensor.type, n, k, tensor.raw())
 
     @staticmethod

@@ -160,6 +160,15 @@ def attn(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     return out
 
 
+def visible(op: Op, positions: npt.NDArray[np.int32], m: int) -> npt.NDArray[np.bool_]:
+    """Which of m positions the tokens at `positions` attend to, (tokens, m)."""
+    at, p = np.arange(m)[None, :], positions[:, None]
+    seen = np.full((len(p), m), True) if op.i[5] else at <= p
+    if op.i[4]:
+        seen &= at >= p - p % op.i[4] if op.i[7] else at > p - op.i[4]
+    return seen
+
+
 def _attention_weights(op: Op, run: Run, score: Array, positions: npt.NDArray[np.int32]) -> Array:
     # softmax over the visible positions of score (heads, queries, positions), in place
     heads, _, m = score.shape
@@ -172,10 +181,7 @@ def _attention_weights(op: Op, run: Run, score: Array, positions: npt.NDArray[np
     if op.w1 >= 0:
         reach = op.i[6]
         score = score + run.weight(op.w1)[:, np.clip(distance, -reach, reach) + reach]
-    visible = np.ones_like(distance, bool) if op.i[5] else distance <= 0
-    if op.i[4]:
-        visible &= distance > -op.i[4]
-    score = np.where(visible, score, -np.inf)
+    score = np.where(visible(op, positions, m), score, -np.inf)
     sinks = run.weight(op.w0)[:, None, None] if op.w0 >= 0 else None
     top = score.max(axis=-1, keepdims=True)
     if sinks is not None:
@@ -323,6 +329,8 @@ def route(op: Op, run: Run, inputs: Sequence[Array]) -> Array:
     weight = np.take_along_axis(score, ids, axis=1)
     if normalize:
         weight = weight / (weight.sum(axis=1, keepdims=True) + weight.dtype.type(1e-20))
+    if op.w1 >= 0:
+        weight = weight * run.weight(op.w1)[ids]
     return np.concatenate([ids.astype(weight.dtype), weight * weight.dtype.type(op.f[0])], axis=1)
 
 

@@ -273,6 +273,9 @@ class ReferenceEngine:
         return self._cache[n]
 
     def _look_up(self, n: int, ids: npt.NDArray[np.int32]) -> Array:
+        data = self.tape.weights[n].data
+        if data is not None:
+            return data[ids].astype(self.dtype, copy=False)
         tensor = self._open()[self.tape.weights[n].name]
         rows, width = tensor.shape
         picked = tensor.raw().reshape(rows, -1)[ids]

@@ -125,7 +125,7 @@ def gguf_names(family: Family, config: Mapping[str, object], path: str) -> Calla
     if arch is None:
         return lambda name: family.hf_names(name, config)
     names = get_tensor_name_map(arch, family.hf_n_layer(config, path))
-    return lambda name: names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
+    return lambda name: family.hf_names(name, config) or names.get_name(family.hf_name(name), try_suffixes=(".weight", ".bias"))
 
 
 def _gguf_tensors(

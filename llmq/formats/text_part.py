@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 __all__ = ["text_config", "text_tensors"]
 
 _WITH_PICTURES = frozenset(
-    ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe")
+    {"gemma3", "gemma4", "gemma4_unified", "llama4", "llava", "mistral3"}
+    | {"qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"}
 )
-_OUTSIDE = re.compile(r"(model\.)?(vision_tower|visual|multi_modal_projector)\.")
+_OUTSIDE = re.compile(
+    r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision|embed_audio)\."
+)
 _PREFIX = re.compile(r"language_model\.|model\.language_model\.")
 _SHARED = ("tie_word_embeddings", "quantization_config", "compression_config")
 

@@ -6,7 +6,7 @@ result into a `Tape`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -122,6 +122,10 @@ class Graph:
         self._read.add(found.name)
         return values
 
+    def leave(self, names: Iterable[str]) -> None:
+        """Tensors that a file may have for nothing."""
+        self._read |= {self._prefix + name for name in names}
+
     def use(self, param: Param | None, use: str) -> int:
         """The id of a weight (-1 for None), which an op reads as "matmul", "rows", "f32" or "lanes". UnsupportedQuantError when
         the file's type does not serve."""
@@ -234,7 +238,7 @@ class Graph:
 
     def _factor(self, weight: Param) -> float:
         stem = self._stem(weight)
-        if not self.has(stem + "scale"):
+        if not self.has(stem + "scale") or f"{self._prefix}{stem}scale" in self._weight_ids:  # which says something else
             return 1.0
         if self.has(stem + "input_scale"):
             self.positive(stem + "input_scale", (1,))  # for activations of 4 bits; ours have scales of their own
@@ -274,25 +278,29 @@ class Graph:
         softcap: float = 0.0,
         alibi: float = 0.0,
         window: int = 0,
+        chunked: bool = False,
         sinks: Param | None = None,
         causal: bool = True,
         bias: Param | None = None,
     ) -> Value:
         """Append k and v to a state slot of their own and attend over it: softmax(scale * q.k) . v, grouped (Ainslie et al.
-        2023), over earlier tokens or, not causal, the whole sequence. bias: for every head what is added to the scores, by
-        distance (heads, 2*reach + 1)."""
+        2023), over earlier tokens or, not causal, the whole sequence; chunked: over those since the last multiple of window.
+        bias: for every head what is added to the scores, by distance (heads, 2*reach + 1)."""
         slot = self.put(k, v, kv_heads, window)
-        k_dim, v_dim = k.width // kv_heads, v.width // kv_heads
-        return self.emit(
-            "ATTN",
-            heads * v_dim,
-            q,
-            w0=self.use(sinks, "f32"),
-            w1=self.use(bias, "f32"),
-            slot=slot,
-            i=(heads, k_dim, kv_heads, v_dim, window, 0 if causal else 1, bias.shape[1] // 2 if bias else 0),
-            f=(scale, softcap, alibi),
-        )
+        more = (window, int(not causal), bias.shape[1] // 2 if bias else 0, int(chunked))
+        w0, w1 = self.use(sinks, "f32"), self.use(bias, "f32")
+        return self._attend(q, slot, heads, i=more, f=(scale, softcap, alibi), w0=w0, w1=w1)
+
+    def attention_again(self, q: Value, slot: int, *, heads: int, scale: float) -> Value:
+        """Attend over what an earlier layer put into a slot, as far back as its window."""
+        s = self.slots[slot]
+        assert isinstance(s, Slot)
+        return self._attend(q, slot, heads, i=(s.window,), f=(scale,))
+
+    def _attend(self, q: Value, slot: int, heads: int, *, i: tuple[int, ...], **more: Any) -> Value:
+        s = self.slots[slot]
+        assert isinstance(s, Slot)
+        return self.emit("ATTN", heads * s.v_dim, q, slot=slot, i=(heads, s.k_dim, s.heads, s.v_dim, *i), **more)
 
     def put(self, k: Value, v: Value, kv_heads: int, window: int = 0) -> int:
         """Append k and v to a new state slot; its number."""
@@ -303,10 +311,7 @@ class Graph:
 
     def cross_attention(self, q: Value, slot: int, *, heads: int, scale: float) -> Value:
         """Attend over a slot that the encoder filled, all of it."""
-        s = self.slots[slot]
-        assert isinstance(s, Slot)
-        i = (heads, s.k_dim, s.heads, s.v_dim, 0, 2)
-        return self.emit("ATTN", heads * s.v_dim, q, label=self._prefix + "cross_attn", slot=slot, i=i, f=(scale,))
+        return self._attend(q, slot, heads, i=(0, 2), f=(scale,), label=self._prefix + "cross_attn")
 
     def conv(self, x: Value, weight: Param, bias: Param | None = None) -> Value:
         """Every column of x convolved with its own taps, weight (x.width, taps), over the token and those before it in its
@@ -395,13 +400,16 @@ class Graph:
         by_two: bool = False,
         normalize: bool = False,
         scale: float = 1.0,
+        factors: Param | None = None,
     ) -> Value:
         """The `used` experts of every token and their weights, for `experts` and `mix`. Scores are softmax or sigmoid of the
         logits (tokens, experts). `bias` counts for the choice alone (Wang et al. 2024); with groups only the best groups_used
         of them, by their best choice or sum of best two, take part (DeepSeek-AI 2024). Weights are the scores, normalized to
-        a sum of 1 if asked for, times scale. Softmax over the chosen alone is softmax, normalized."""
+        a sum of 1 if asked for, times scale and the expert's own of `factors`. Softmax over the chosen alone is softmax,
+        normalized."""
+        w0, w1 = self.use(bias, "f32"), self.use(factors, "f32")
         i = (used, int(sigmoid), groups, groups_used, int(by_two), int(normalize))
-        return self.emit("ROUTE", 2 * used, logits, label=f"{self._prefix}route", w0=self.use(bias, "f32"), i=i, f=(scale,))
+        return self.emit("ROUTE", 2 * used, logits, label=f"{self._prefix}route", w0=w0, w1=w1, i=i, f=(scale,))
 
     def experts(self, x: Value, routes: Value, weight: Param, bias: Param | None = None) -> Value:
         """For every choice of routes a part: x, or the part of x in the same place, times the matrix of that expert; weight is

@@ -222,7 +222,7 @@ def _kv_put(c: _Checker) -> None:
 def _attn(c: _Checker) -> None:
     op, slot = c.op, c.tape.slots[c.op.slot]
     assert isinstance(slot, Slot)  # _check_ids
-    heads, k_dim, kv_heads, v_dim, window, whole, reach = op.i[:7]
+    heads, k_dim, kv_heads, v_dim, window, whole, reach, chunked = op.i
     c.need(
         (kv_heads, k_dim, v_dim) == (slot.heads, slot.k_dim, slot.v_dim),
         f"reads {(kv_heads, k_dim, v_dim)} from a slot of {slot}",
@@ -233,6 +233,7 @@ def _attn(c: _Checker) -> None:
         window >= 0 and (slot.window == 0 or 0 < window <= slot.window), f"window {window} over a slot that keeps {slot.window}"
     )
     c.need(whole in (0, 1, 2) and 0 <= reach < 1 << 24, f"flags {op.i}")
+    c.need(chunked == 0 or (chunked == 1 and window > 0 and whole == 0), f"chunks of {window}, flags {op.i}")
     c.need(op.f[0] > 0 and op.f[1] >= 0 and op.f[2] >= 0, f"scale, cap and bias {op.f}")
     if op.w0 >= 0:
         c.weight(op.w0, "f32", (heads,))
@@ -324,8 +325,8 @@ def _route(c: _Checker) -> None:
     c.need(1 <= kept <= groups and experts % groups == 0, f"{kept} of {groups} groups of {experts} experts")
     c.need(not by_two or experts // groups > 1, "the two best of groups of one")
     c.need(used <= experts // groups * kept, f"{used} experts out of {kept} groups of {experts // groups}")
-    if c.op.w0 >= 0:
-        c.weight(c.op.w0, "f32", (experts,))
+    for w in c.op.weights:
+        c.weight(w, "f32", (experts,))
 
 
 def _experts(c: _Checker) -> None:

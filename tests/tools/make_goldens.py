@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from golden_cases import dense, experts, recurrent
 from golden_cases.encoders import ENCODERS, SEQ2SEQ, T5, TINY_BERT
 from golden_cases.parts import SMALL
 from golden_cases.pictures import WITH_PICTURES
+from golden_cases.remote import REMOTE
 from goldens import FOLDER, Golden, write_folder
 
 CASES = dense.CASES | experts.CASES | recurrent.CASES
 LENGTHS = (37, 12, 1)
-CONTEXTS = {"ministral3": 40, "phi3-short": 40, "llama-dynamic": 37, "mamba": 256, "mamba2-groups": 256, "qwen35": 256}
+CONTEXTS = {"phi3-short": 40, "llama-dynamic": 37, "mamba": 256, "mamba2-groups": 256, "qwen35": 256}
 # what a context of that length is built for is what transformers does for a sequence that fills it
 ONLY = {
     "phi3-long": LENGTHS[:2],
@@ -109,8 +111,14 @@ def make(name: str) -> None:
     make_logits(name, getattr(transformers, cls)(**{**small, **changes}), transformers.AutoModelForCausalLM)
 
 
-def make_logits(name: str, config: Any, auto: Any) -> None:
+def make_remote(name: str) -> None:
+    cls, changes, own = REMOTE[name]
+    make_logits(name, getattr(transformers, cls)(**{**SMALL, **changes}), transformers.AutoModelForCausalLM, own)
+
+
+def make_logits(name: str, config: Any, auto: Any, own: Mapping[str, Any] | None = None) -> None:
     model, stored, shapes = seeded(name, auto.from_config(config))
+    model = model.language_model if stored["model_type"] == "llama4" else model  # the whole asks its output for pictures
     arrays: dict[str, np.ndarray] = {}
     rng = np.random.RandomState(5)
     for n, length in enumerate(ONLY.get(name, LENGTHS)):
@@ -118,12 +126,20 @@ def make_logits(name: str, config: Any, auto: Any) -> None:
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens).long()[None]).logits[0].numpy()
         arrays |= {f"tokens{n}": tokens, f"logits{n}": logits.astype(np.float32)}
+    for key, value in (own or {}).items():
+        stored = {k: v for k, v in stored.items() if k != key} if value is None else {**stored, key: value}
     save(name, stored, shapes, arrays)
 
 
 if __name__ == "__main__":
     wanted = tuple(sys.argv[1:]) or ("",)
-    makers = ((CASES, make), (WITH_PICTURES, make_with_pictures), (ENCODERS, make_encoder), (SEQ2SEQ, make_seq2seq))
+    makers = (
+        (CASES, make),
+        (REMOTE, make_remote),
+        (WITH_PICTURES, make_with_pictures),
+        (ENCODERS, make_encoder),
+        (SEQ2SEQ, make_seq2seq),
+    )
     for cases, maker in makers:
         for case in cases:
             if case.startswith(wanted):

@@ -35,6 +35,7 @@ LIMITS = {  # of the converter: what its files do not say
     "gemma3-plain": SCALE,
     "glm4moe-lite": "writes how experts are chosen for no model of this family; llama.cpp knows the published one by its size",
     "gpt2-inner": WIDTH,
+    "llama4": "writes no chunks and no growth, those of the published models being known",
     "llama-dynamic": "knows no dynamic scaling",
     "llama-yarn-mscale": "writes no mscale for this family",
     "mistral-window": WINDOW,
@@ -101,6 +102,10 @@ def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
         },
         "cohere2": lambda: {"rotary_pct": 1.0},
         "exaone": lambda: {"architectures": ["ExaoneForCausalLM"], "activation_function": "silu"},
+        "gemma4_text": lambda: {} if config["per_layer_config"] else {"global_head_dim": config["head_dim"]},
+        "gemma4_unified_text": lambda: {
+            "architectures": ["Gemma4UnifiedForConditionalGeneration"], "moe_intermediate_size": None,
+        },
         "falcon": lambda: {} if config["new_decoder_architecture"] else {"num_kv_heads": None},
         "gpt2": lambda: {"n_ctx": config["n_positions"]},
         "gpt_neox": lambda: {"rotary_pct": rope["partial_rotary_factor"]},
@@ -142,6 +147,12 @@ def write_tokenizer(golden: Golden, folder: Path) -> None:
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "added_tokens": added(CONTROL),
         }  # fmt: skip
+        if golden.config["model_type"].startswith("gemma4"):
+            space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+            back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+            decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+            tokenizer["model"] |= {"byte_fallback": True}
+            tokenizer |= {"normalizer": space, "pre_tokenizer": None, "decoder": {"type": "Sequence", "decoders": decoders}}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", **tokenizer}))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

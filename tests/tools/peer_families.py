@@ -31,6 +31,7 @@ LIMITS = {  # of llama.cpp: what it cannot say of a model that it loads
     "gemma3": SCALE,
     "gemma3-plain": SCALE,
     "gptoss": "rounds YaRN's range of columns, and takes beta_fast and beta_slow from its caller, not from the file",
+    "llama4": "knows the chunks and the growth of the published models alone",
     "llama-dynamic": "knows no dynamic scaling",
     "llama-yarn-betas": "takes beta_fast and beta_slow from its caller, not from the file",
     "ministral": WINDOW,

@@ -11,6 +11,11 @@ FACTORS = {
     "short_factor": [1.0, 1.1, 1.3, 1.5, 1.8, 2.0, 2.5, 3.0],
     "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0],
 }
+GEMMA4: dict[str, Any] = {
+    "num_hidden_layers": 5, "head_dim": 8, "global_head_dim": 16, "sliding_window": 7, "vocab_size_per_layer_input": 71,
+    "hidden_size_per_layer_input": 12, "final_logit_softcapping": 5.0, "tie_word_embeddings": True,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+}  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # name: (class of the configuration, what differs from SMALL)
     "llama-gqa": ("LlamaConfig", {}),
@@ -100,6 +105,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-plain": (
         "Gemma3TextConfig",
         {"head_dim": 16, "sliding_window": 9, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    ),
+    "gemma4": ("Gemma4TextConfig", GEMMA4 | {"num_kv_shared_layers": 3, "use_double_wide_mlp": True}),
+    "gemma4-keys": (
+        "Gemma4UnifiedTextConfig",
+        {key: value for key, value in GEMMA4.items() if not key.endswith("per_layer_input")}
+        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+    ),
+    "gemma4-experts": (
+        "Gemma4TextConfig",
+        GEMMA4
+        | {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 40}
+        | {"hidden_size_per_layer_input": 0, "global_head_dim": 8},
     ),
     # what llama.cpp can say of them: the scale of the heads, the pattern and the bases of the released models
     "gemma2-usual": (
@@ -248,11 +265,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ministral3": (
         "Ministral3Config",
-        {"head_dim": 24, "max_position_embeddings": 160}
+        {"head_dim": 24, "max_position_embeddings": 40}
         | rope(
-            "yarn", factor=4.0, original_max_position_embeddings=40, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1
+            "yarn", factor=4.0, original_max_position_embeddings=10, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1
         ),
     ),
+    "helium": ("HeliumConfig", {"head_dim": 16}),
     "internlm3": ("InternLM3Config", {"head_dim": 24, "attention_bias": True, "mlp_bias": True}),
     "phi-usual": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5, "intermediate_size": 256}),
 }

@@ -24,6 +24,7 @@ SIGMOID_EXPERTS: dict[str, Any] = {
     "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 2,
     "first_k_dense_replace": 1, "head_dim": 24, "norm_topk_prob": True, "routed_scaling_factor": 1.7, "num_hidden_layers": 3,
 }  # fmt: skip
+LLAMA4: dict[str, Any] = {"head_dim": 16, "num_local_experts": 6, "intermediate_size": 40, "intermediate_size_mlp": 72}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # name: (class of the configuration, what differs from SMALL)
     "mixtral": ("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}),
@@ -84,6 +85,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         SIGMOID_EXPERTS | {"n_group": 2, "topk_group": 1, "sliding_window": None, "n_shared_experts": 1},
     ),
     "minimax-m2": ("MiniMaxM2Config", {"head_dim": 24, "num_local_experts": 8, "num_experts_per_tok": 3, **HALF_ROTARY}),
+    "llama4": (
+        "Llama4TextConfig",
+        LLAMA4
+        | {"num_hidden_layers": 5, "attention_chunk_size": 10, "floor_scale": 7, "attn_scale": 0.3}
+        | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=1.0, original_max_position_embeddings=16),
+    ),
+    "llama4-dense-between": (
+        "Llama4TextConfig",
+        LLAMA4
+        | {"num_local_experts": 128, "use_qk_norm": False, "interleave_moe_layer_step": 2, "num_hidden_layers": 4}
+        | {"intermediate_size": 16, "attn_temperature_tuning": False, "tie_word_embeddings": True},
+    ),
     "granitemoe-shared": (
         "GraniteMoeSharedConfig",
         {"num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 40, "attention_multiplier": 0.3},

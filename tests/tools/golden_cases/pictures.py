@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from golden_cases.experts import QWEN_EXPERTS
+from golden_cases.dense import GEMMA4
+from golden_cases.experts import LLAMA4, QWEN_EXPERTS
 from golden_cases.recurrent import QWEN3_NEXT, QWEN3_NEXT_EXPERTS
 
 VISION: dict[str, Any] = {
@@ -30,6 +31,25 @@ WITH_PICTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "Mistral3Config",
         {"model_type": "mistral", "head_dim": 24, "sliding_window": None},
         {"vision_config": VISION | {"model_type": "pixtral", "num_hidden_layers": 1}},
+    ),
+    "gemma4-pictures": (
+        "Gemma4Config",
+        GEMMA4 | {"num_kv_shared_layers": 3},
+        {
+            "vision_config": VISION
+            | {"num_hidden_layers": 1, "head_dim": 8, "num_key_value_heads": 2}
+            | {"position_embedding_size": 16},
+            "audio_config": None,
+        },
+    ),
+    "llama4-pictures": (
+        "Llama4Config",
+        {**LLAMA4, "num_hidden_layers": 4},
+        {
+            "vision_config": VISION
+            | {"num_hidden_layers": 1, "vision_output_dim": 16, "projector_input_dim": 16}
+            | {"projector_output_dim": 16}
+        },
     ),
     "qwen2-vl": ("Qwen2VLConfig", MROPE, {"vision_config": {"depth": 1, "embed_dim": 16, "hidden_size": 64, "num_heads": 2}}),
     "qwen25-vl": ("Qwen2_5_VLConfig", MROPE | {"tie_word_embeddings": True}, {"vision_config": QWEN_VISION}),
