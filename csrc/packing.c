@@ -35,22 +35,24 @@ static int64_t have_pages(const uint8_t *from, const uint8_t *to) {
 #endif
 }
 
-/* Whether the next memory is to be of huge pages. MEASURED: once it is known what small ones cost, and while huge ones cost no more: where
- * a host has taken unused memory back, it is the large runs of it that are gone, and come slowly. */
-static int wants_huge(const llmq_paging *p, int64_t bytes) {
-    if (bytes < HUGE || p->huge == LLMQ_HUGE_OFF) return 0;
-    return p->huge == LLMQ_HUGE_ON || (p->small_cost > 0 && p->huge_cost <= p->small_cost);
+static void advise_huge(uint8_t *data, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    (void)madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* nothing is lost when it is not taken */
+#else
+    (void)data, (void)bytes;
+#endif
 }
 
-static void *new_memory(int64_t bytes, int huge) {
-    void *data;
-    if (posix_memalign(&data, bytes >= HUGE ? HUGE : 64, (size_t)bytes) != 0) return NULL;
-#ifdef MADV_HUGEPAGE
-    if (huge) (void)madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* advice: nothing is lost when it is not taken */
-#else
-    (void)huge;
-#endif
-    return data;
+/* Whether memory is to be of huge pages. MEASURED: once it is known what small ones cost, and while huge ones, of which the first is tried
+ * alone, cost no more: where a host has taken unused memory back, it is the large runs of it that are gone, and come slowly. */
+static int wants_huge(llmq_paging *p, uint8_t *data, int64_t bytes) {
+    if (bytes < HUGE || p->huge == LLMQ_HUGE_OFF) return 0;
+    if (p->huge == LLMQ_HUGE_ON) return 1;
+    if (p->small_cost > 0 && p->huge_cost == 0) {
+        advise_huge(data, HUGE);
+        p->huge_cost = have_pages(data, data + HUGE);
+    }
+    return p->small_cost > 0 && p->huge_cost <= p->small_cost;
 }
 
 /* ---- packing --------------------------------------------------------------------------------------------------------------- */
@@ -143,9 +145,11 @@ llmq_status llmq_packed_new(llmq_packed *w, int32_t type, int64_t n, int64_t k, 
     const llmq_status status = llmq_pack_plan(w, type, n, k, experts);
     if (status != LLMQ_OK) return status;
     const int64_t bytes = w->strips * w->strip_bytes * experts, most = w->strips * experts;
-    const int huge = wants_huge(paging, bytes);
-    w->data = new_memory(bytes, huge);
-    if (w->data == NULL) return LLMQ_ERR_NOMEM;
+    void *data;
+    if (posix_memalign(&data, bytes >= HUGE ? HUGE : 64, (size_t)bytes) != 0) return LLMQ_ERR_NOMEM;
+    w->data = data;
+    const int huge = wants_huge(paging, data, bytes);
+    if (huge) advise_huge(data, bytes);
     const int64_t pieces = bytes / PIECE + 1 < most ? bytes / PIECE + 1 : most;
     packing job = {.w = w, .rows = rows, .pieces = pieces < 1 << 20 ? pieces : 1 << 20};
     llmq_pool_run(pool, phase, 1, work, &job);

@@ -333,6 +333,21 @@ def test_matrices_of_one_input_and_many_types(level: str) -> None:
         assert len(set(results)) == 1
 
 
+def test_huge_pages_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, refused, or taken as they are found to cost: then the first matrix has small ones, the second tries one."""
+    monkeypatch.setattr(native, "largest_cache", lambda: 0)  # so that weights are too large for it
+    monkeypatch.delenv("LLMQ_HUGE_PAGES", raising=False)
+    m = Builder()
+    x = m.embed(800)
+    for i in range(3):
+        x = m.g.matmul(x, m.w(f"w{i}", 800, 800))  # over 2 MB
+    tape, results = m.tape(x), []
+    for huge in (False, True, None):
+        with NativeEngine(tape, m.tensors, n_threads=2, huge_pages=huge) as engine:
+            results.append(engine.run(batch((engine.new_sequence(), 0, tokens(4)))).tobytes())
+    assert len(set(results)) == 1
+
+
 GATES = [
     (QuantType.Q4_0, QuantType.Q8_0),
     (QuantType.Q4_K, QuantType.Q6_K),

@@ -60,8 +60,8 @@ class NativeEngine:
     engine, and only the embedding rows stay views of the file (with tied embeddings nothing does). n_threads: 1 to 64; the
     result does not depend on it. n_ctx: positions of each sequence, default the trained limit; keys and values take memory as
     sequences grow, in `kv_type` (KV_TYPES). n_batch: tokens computed at once; longer batches are cut. huge_pages: ask for
-    weights to lie in huge pages or not (default: 1 or 0 of the environment variable LLMQ_HUGE_PAGES); None, while they cost no
-    more than small ones as it loads, which is measured. progress: called with ("load", bytes done, bytes in all).
+    weights to lie in huge pages or not (default: 1 or 0 of the environment variable LLMQ_HUGE_PAGES); None: if the caches do
+    not hold them, and while huge pages cost no more than small ones as it loads, which is measured. progress: called with ("load", bytes done, bytes in all).
 
     Raises FormatError for a tensor with a scale that is NaN or infinite, UnsupportedQuantError for one that has no kernel,
     OutOfMemoryError when weights, scratch and the first n_batch positions would not fit, Cancelled when progress returns False.
@@ -100,6 +100,8 @@ class NativeEngine:
         core = _native.EngineCore(tape.ops, tape.values, *shape, self.kv_type, n_batch, n_threads)
         self.weight_bytes = sum(_loaded_bytes(w, tensors) for w in tape.weights)
         self._passing = self.weight_bytes > 2 * largest_cache()  # of anything less it may hold a part
+        if self._huge_pages is None and not self._passing:
+            self._huge_pages = False
         self._pace = FIRST_PACE  # of the last run
         self._check_memory(core)
         self._load(core, tensors, progress)
