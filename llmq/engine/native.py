@@ -61,7 +61,8 @@ class NativeEngine:
     result does not depend on it. n_ctx: positions of each sequence, default the trained limit; keys and values take memory as
     sequences grow, in `kv_type` (KV_TYPES). n_batch: tokens computed at once; longer batches are cut. huge_pages: ask for
     weights to lie in huge pages or not (default: 1 or 0 of the environment variable LLMQ_HUGE_PAGES); None: if the caches do
-    not hold them, and while huge pages cost no more than small ones as it loads, which is measured. progress: called with ("load", bytes done, bytes in all).
+    not hold them, and while huge pages cost no more than small ones as it loads, which is measured. progress: called with
+    ("load", bytes done, bytes in all).
 
     Raises FormatError for a tensor with a scale that is NaN or infinite, UnsupportedQuantError for one that has no kernel,
     OutOfMemoryError when weights, scratch and the first n_batch positions would not fit, Cancelled when progress returns False.
