@@ -40,7 +40,7 @@ V_INLINE void run_quant(const shape f, const llmq_packed *w, vi table, const uin
     const vf d = real_scales(f) ? v_fset(1) : block_scale(f, w, strip, block, 0);
     UNROLL(2)
     for (int part = 0; part < RUN / f.group; part++) {
-        const int64_t group = (s * (RUN / f.group) + part) * LLMQ_STRIP;
+        const int64_t group = (groups_before(f, s) + part) * LLMQ_STRIP;
         vf scale = d;
         const uint8_t *sc = strip + w->plane[LLMQ_PLANE_SC] + group;
         if (f.scales) scale = real_scales(f) ? v_e4m3(sc) : v_fmul(d, v_float(v_scales(0, sc)));
