@@ -96,14 +96,14 @@ def levels(b: Runs) -> Iterator[Row]:
         if isa not in here:
             continue
         peer = f"llama.cpp-{isa}" if f"llama.cpp-{isa}" in b.peers else native if isa == "avx512vnni" else ""
-        for type_ in ("Q4_0", "Q4_K_M"):
+        for type_ in ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0", "F16"):
             yield b.bench(type_, *prompt(512), isa=isa, peer=peer).row(f"{isa}: prompt of 512, {type_}", times(1.2))
         yield b.bench("Q4_K_M", *write(32), isa=isa, peer=peer).row(f"{isa}: decode, Q4_K_M", LIMIT, times(1.5))
 
 
 def experts(b: Runs) -> Iterator[Row]:
     """A mixture: 8 experts, 2 used, about 1B in all."""
-    for type_ in ("Q4_0", "Q4_K_M"):
+    for type_ in ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0", "F16"):
         run = b.bench(type_, *prompt(512), shape="1b-moe")
         yield run.row(f"mixture of 8 experts, prompt of 512, {type_}", times(6, amx=True))
     yield b.bench("Q4_0", *write(32), shape="1b-moe").row("mixture of 8 experts, decode, Q4_0", LIMIT)
@@ -148,7 +148,7 @@ def loading(b: Runs) -> Iterator[Row]:
     """From the call of load to the first token in a fresh process, files cached, and the most memory held when the context
     of 512 is full."""
     n_ctx = 512
-    for type_ in ("Q4_0", "Q4_K_M"):
+    for type_ in ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0", "F16"):
         path, notes = b.model(type_), []
         seconds: list[tuple[float, float]] = []
         peak: list[tuple[float, float]] = []
