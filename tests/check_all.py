@@ -81,7 +81,7 @@ def threads(tree: Path) -> None:
     """The pool, the engine and the sessions under ThreadSanitizer."""
     preload = gcc_library("libtsan.so")
     build(tree, CC="gcc", LLMQ_CFLAGS=f"{SANITIZED} -fsanitize=thread", LLMQ_LDFLAGS="-fsanitize=thread")
-    wanted = [f"tests/test_{name}.py" for name in ("threads", "engine_native", "recurrent", "session")]
+    wanted = [f"tests/test_{name}.py" for name in ("threads", "engine_native", "products", "moe", "recurrent", "session")]
     # NumPy's BLAS is not instrumented, so it must not have threads of its own; -s shows the report before the process ends
     options = "halt_on_error=1:die_after_fork=0"
     pytest(tree, "-s", *wanted, LD_PRELOAD=preload, TSAN_OPTIONS=options, OPENBLAS_NUM_THREADS="1")

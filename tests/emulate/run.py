@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The bodies are compiled against tests/emulate/immintrin.h; the last flags take back what setup.py adds for their level.
 FLAGS = "-O1 -Itests/emulate -Wno-psabi -mno-avx512f -mno-gfni -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-TESTS = [f"tests/test_{name}.py" for name in ("kernels", "engine_native", "moe", "pack", "codecs")]
+TESTS = [f"tests/test_{name}.py" for name in ("kernels", "engine_native", "products", "moe", "pack", "codecs")]
 
 
 def main() -> None:
