@@ -278,6 +278,20 @@ static void prepare_input(llmq_engine *e, const llmq_span *span, int64_t piece, 
 static int64_t taken_words(const llmq_pool *pool) { return (llmq_pool_threads(pool) + LLMQ_TAKEN_LINE - 1) / LLMQ_TAKEN_LINE * LLMQ_TAKEN_LINE; }
 static uint64_t *taken_of(llmq_engine *e, int32_t i) { return e->taken + i * taken_words(e->pool); }
 
+/* What op i of a group gives: to value `out`, with `by` and `act` of llmq_product where a GLU is a part of it; out -1: it is a part of
+ * another itself. */
+typedef struct {
+    const llmq_packed *by;
+    int32_t act, out;
+} target;
+
+static target target_of(const llmq_engine *e, const llmq_span *span, int32_t i, int gated) {
+    if (gated && i == span->up) return (target){.out = -1};
+    if (!gated || i != span->gate) return (target){.out = e->ops[span->first + i].out};
+    const llmq_op *glu = &e->ops[span->first + span->n];
+    return (target){matrix(e, span, span->up), glu->i[0], glu->out};
+}
+
 static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int tid, int nth) {
     const int32_t a = e->ops[span->first].a;
     const int64_t m = rows_of(&e->batch, span);
@@ -285,22 +299,16 @@ static void multiply(llmq_engine *e, const llmq_span *span, uint8_t *own, int ti
     int64_t offsets[LLMQ_MAX_GROUP];
     if (!alone) place_inputs(e, span, m, offsets);
     const int gated = is_gated(e, span, m);
-    const llmq_op *const glu = &e->ops[span->first + span->n];
     for (int32_t i = 0, n; i < span->n && !is_cancelled(e); i += n) {
         llmq_product products[LLMQ_MAX_GROUP]; /* neighbours of one kind */
         int32_t n_products = 0;
         const llmq_packed *w = matrix(e, span, i);
         for (n = 0; i + n < span->n && llmq_matmul_kind(matrix(e, span, i + n), m) == llmq_matmul_kind(w, m); n++) {
             const llmq_op *op = &e->ops[span->first + i + n];
-            if (gated && i + n == span->up) continue;
-            llmq_product *p = &products[n_products++];
-            *p = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
-                                .out = value(e, op->out), .ldo = width(e, op->out)};
-            if (gated && i + n == span->gate) {
-                p->by = matrix(e, span, span->up);
-                p->act = glu->i[0];
-                p->out = value(e, glu->out);
-            }
+            const target to = target_of(e, span, i + n, gated);
+            if (to.out < 0) continue;
+            products[n_products++] = (llmq_product){.w = matrix(e, span, i + n), .bias = op->w1 >= 0 ? e->weights[op->w1].f32 : NULL,
+                                                    .out = value(e, to.out), .ldo = width(e, to.out), .by = to.by, .act = to.act};
         }
         if (alone) llmq_matmul_prepare(w, value(e, a), m, width(e, a), own, 0, 1);
         if (n_products == 0) continue;
@@ -333,21 +341,18 @@ static void recur(llmq_engine *e, const llmq_span *span, int64_t *next, int nth)
 static void run_experts(llmq_engine *e, const llmq_span *span, uint8_t *own, int tid, int nth) {
     const int64_t m = rows_of(&e->batch, span);
     const int gated = is_gated(e, span, m);
-    const llmq_op *const glu = &e->ops[span->first + span->n];
-    for (int32_t i = span->first; i < span->first + span->n && !is_cancelled(e); i++) {
-        const llmq_op *op = &e->ops[i];
-        if (gated && i == span->first + span->up) continue;
+    for (int32_t i = 0; i < span->n && !is_cancelled(e); i++) {
+        const llmq_op *op = &e->ops[span->first + i];
+        const target to = target_of(e, span, i, gated);
+        if (to.out < 0) continue;
         llmq_experts x = experts_of(e, op, m);
         x.x = value(e, op->a);
-        x.out = value(e, op->out);
-        if (gated && i == span->first + span->gate) {
-            x.by = matrix(e, span, span->up);
-            x.act = glu->i[0];
-            x.out = value(e, glu->out);
-        }
+        x.out = value(e, to.out);
+        x.by = to.by;
+        x.act = to.act;
         x.choice = op->b >= 0 ? value(e, op->b) : NULL;
         x.choice_width = op->b >= 0 ? width(e, op->b) : 0;
-        llmq_experts_run(&x, own, taken_of(e, i), tid, nth);
+        llmq_experts_run(&x, own, taken_of(e, span->first + i), tid, nth);
     }
 }
 

@@ -121,6 +121,7 @@ int llmq_pool_threads(const llmq_pool *);
 int llmq_pool_ready(llmq_pool *);                            /* after fork: new workers, perhaps fewer; the number of threads */
 /* One job at a time. The phases must stay where they are until the pool is freed: a late thread may still look at their state. */
 void llmq_pool_run(llmq_pool *, llmq_phase *phases, int n_phases, llmq_work *work, void *arg);
+int64_t llmq_now_ns(void);                                   /* of a clock that never goes back */
 
 /* ---- packed weights and matmul (csrc/pack.c, csrc/ops/matmul.c, csrc/isa/) --------------------------------------------- */
 

@@ -7,7 +7,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kernels.h"
@@ -16,19 +15,13 @@ enum { PIECE = 1 << 18, HUGE = 2 << 20 }; /* bytes of strips that a thread takes
 
 /* ---- pages ----------------------------------------------------------------------------------------------------------------- */
 
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 /* Asks for the pages of a piece at once, so that not each of them is a fault, and says how long that took. 0: the system cannot, they
  * come one by one. */
 static int64_t have_pages(const uint8_t *from, const uint8_t *to) {
 #ifdef MADV_POPULATE_WRITE
-    const int64_t start = now_ns();
+    const int64_t start = llmq_now_ns();
     const uintptr_t begin = (uintptr_t)from & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
-    return madvise((void *)begin, (uintptr_t)to - begin, MADV_POPULATE_WRITE) == 0 ? now_ns() - start : 0;
+    return madvise((void *)begin, (uintptr_t)to - begin, MADV_POPULATE_WRITE) == 0 ? llmq_now_ns() - start : 0;
 #else
     (void)from, (void)to;
     return 0;

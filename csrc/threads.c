@@ -81,7 +81,7 @@ static inline void pause_briefly(void) {
 #endif
 }
 
-static int64_t now_ns(void) {
+int64_t llmq_now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -99,13 +99,13 @@ typedef int ready_fn(const void *word, uint32_t job_number);
 static void wait_until(llmq_pool *p, int64_t spin_ns, ready_fn *ready, const void *word, uint32_t number) {
     if (ready(word, number)) return;
     if (p->spins) {
-        const int64_t until = now_ns() + spin_ns;
+        const int64_t until = llmq_now_ns() + spin_ns;
         do {
             for (int i = 0; i < SPIN_STEPS; i++) {
                 if (ready(word, number)) return;
                 pause_briefly();
             }
-        } while (now_ns() < until);
+        } while (llmq_now_ns() < until);
     }
     pthread_mutex_lock(&p->lock);
     __atomic_add_fetch(&p->sleepers, 1, __ATOMIC_SEQ_CST);

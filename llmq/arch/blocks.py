@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from llmq.arch.hparams import HParams
+from llmq.arch.hparams import HParams, Stepped
 from llmq.arch.moe import Experts
 from llmq.arch.rope import Rope
 from llmq.errors import UnsupportedError
@@ -214,14 +214,14 @@ def attention(
     return g.linear(y, "attn_output", hp.n_embd)
 
 
-def query_growth(g: Graph, hp: HParams, step: int, rate: float, *, first: int) -> Param | None:
+def query_growth(g: Graph, hp: Stepped, *, first: int) -> Param | None:
     """1 + rate * log(1 + floor((p + first) / step)) for every position p (Nakanishi 2025); None when all are 1."""
-    if hp.n_ctx + first <= step or not rate:
+    if hp.n_ctx + first <= hp.step or not hp.rate:
         return None
     if hp.n_ctx > MAX_GROWN:
         raise UnsupportedError(f"queries grow with the position: ask for a context of at most {MAX_GROWN} (n_ctx)", path=g.path)
-    steps = (np.arange(hp.n_ctx) + first) // step
-    return g.const("growth", (1 + rate * np.log1p(steps)).astype(np.float32)[:, None])
+    steps = (np.arange(hp.n_ctx) + first) // hp.step
+    return g.const("growth", (1 + hp.rate * np.log1p(steps)).astype(np.float32)[:, None])
 
 
 def _near(g: Graph, heads: int, reach: int) -> Param:

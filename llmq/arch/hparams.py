@@ -9,7 +9,7 @@ from llmq.arch.moe import Experts, read_experts
 from llmq.arch.rope import Rope, read_rope
 from llmq.errors import UnsupportedError
 
-__all__ = ["HParams", "read_hparams"]
+__all__ = ["HParams", "Stepped", "read_hparams"]
 
 MAX_LAYERS, MAX_WIDTH, MAX_HEADS, MAX_VOCAB, MAX_CONTEXT, MAX_SCALE = 1024, 2**20, 2**12, 2**24, 2**27, 1e6
 
@@ -45,6 +45,14 @@ class HParams:
     parallel: bool
     causal: bool
     experts: Experts | None
+
+
+@dataclass(frozen=True)
+class Stepped(HParams):
+    """Of models whose queries grow with the position: see `query_growth` in blocks.py."""
+
+    step: int
+    rate: float
 
 
 def read_hparams(

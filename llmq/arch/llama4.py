@@ -11,7 +11,7 @@ from functools import partial
 from llmq.arch.blocks import attention, decoder, mixture, query_growth
 from llmq.arch.family import N_LAYER, Family, Transform
 from llmq.arch.fields import Fields
-from llmq.arch.hparams import MAX_CONTEXT, MAX_SCALE, HParams
+from llmq.arch.hparams import MAX_CONTEXT, MAX_SCALE, HParams, Stepped
 from llmq.arch.llama import Llama
 from llmq.arch.moe import Pick
 from llmq.errors import UnsupportedError, quoted
@@ -26,11 +26,9 @@ EXPERTS_OF_MAVERICK = 128
 
 
 @dataclass(frozen=True)
-class Llama4Params(HParams):
-    """step, rate: see `query_growth`. normed: whether the heads of q and k are."""
+class Llama4Params(Stepped):
+    """normed: whether the heads of q and k are."""
 
-    step: int
-    rate: float
     normed: bool
 
 
@@ -74,7 +72,7 @@ class Llama4(Llama):
 
     def build(self, g: Graph, hp: HParams) -> Value:
         assert isinstance(hp, Llama4Params)
-        growth = query_growth(g, hp, hp.step, hp.rate, first=1)
+        growth = query_growth(g, hp, first=1)
         normed = hp.normed
 
         def attend(g: Graph, x: Value, hp: HParams, layer: int, table: Param | None) -> Value:

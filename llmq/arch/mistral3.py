@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from llmq.arch.blocks import attention, decoder, mixture, query_growth
 from llmq.arch.fields import Fields
-from llmq.arch.hparams import MAX_SCALE, HParams
+from llmq.arch.hparams import MAX_SCALE, HParams, Stepped
 from llmq.arch.llama import Llama
 from llmq.arch.rope import hf_rope, yarn_scale
 from llmq.errors import UnsupportedError
@@ -16,14 +16,6 @@ from llmq.formats.checkpoint import MetaValue
 from llmq.graph.builder import Graph, Value
 
 __all__ = ["FAMILY"]
-
-
-@dataclass(frozen=True)
-class Stepped(HParams):
-    """step, rate: see `query_growth`."""
-
-    step: int
-    rate: float
 
 
 class Mistral3(Llama):
@@ -45,7 +37,7 @@ class Mistral3(Llama):
 
     def build(self, g: Graph, hp: HParams) -> Value:
         assert isinstance(hp, Stepped)
-        growth = query_growth(g, hp, hp.step, hp.rate, first=0)
+        growth = query_growth(g, hp, first=0)
         return decoder(g, hp, attend=partial(attention, interleaved=True, growth=growth), feed=mixture)
 
     def hf_more(self, f: Fields) -> dict[str, MetaValue]:

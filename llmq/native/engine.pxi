@@ -109,7 +109,8 @@ cdef class EngineCore:
     def pack(self, int i, int type, int64_t n, int64_t k, int64_t experts, const uint8_t[::1] rows, int fd, int64_t offset,
              object huge_pages, bint passing):
         """Check and pack the rows of weight i for MATMUL; False when a scale is NaN or infinite. `rows` is not needed afterwards;
-        None: they are in file `fd` from byte `offset` on. huge_pages: None when that is measured. EOFError where it ends before them, OSError from the disk."""
+        None: they are in file `fd` from byte `offset` on. huge_pages: None when that is measured. EOFError where the file ends before
+        them, OSError from the disk."""
         cdef llmq_status status
         cdef int error
         cdef int huge = LLMQ_HUGE_MEASURED if huge_pages is None else LLMQ_HUGE_ON if huge_pages else LLMQ_HUGE_OFF
